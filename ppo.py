@@ -215,10 +215,14 @@ class Policy(nn.Module):
         self.network = mlp(len(statistics.mean), *config.policy_layers, outputs)
 
     def forward(self, observations: Tensor) -> Distribution:  # [B, O]
-        return self.distribution(self.network(self.statistics.scale(observations)))
+        return self.distribution(self.outputs(observations))
+
+    def outputs(self, observations: Tensor) -> Tensor:  # [B, O] → [B, 2A] or [B, n]
+        """The numbers that the distributions are made of."""
+        return self.network(self.statistics.scale(observations))
 
     def distribution(self, outputs: Tensor) -> Distribution:  # [B, 2A] or [B, n]
-        """π(·|s) from the outputs of the network."""
+        """π(·|s) from its numbers."""
         if self.discrete:
             return Categorical(logits=outputs, validate_args=False)
         mean, scale = outputs.chunk(2, dim=-1)
@@ -315,7 +319,7 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
 
 
 def policy_loss(log_prob, log_prob_old, advantages, epsilon: float) -> Tensor:
-    """−mean[min(r A, clip(r, 1 − ε, 1 + ε) A)] of [B], r = π_θ(a|s)/β(a|s)  (Eq. 18)."""
+    """−mean[min(r A, clip(r, 1 − ε, 1 + ε) A)] of [B], r = π_θ(a|s)/β(a|s) (Eq. 18)."""
     ratio = (log_prob - log_prob_old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
     return -torch.min(ratio * advantages, clipped * advantages).mean()

@@ -1,0 +1,991 @@
+"""V-MPO, on-policy Maximum a Posteriori Policy Optimization (Section 4.5, Appendix C).
+
+    ψ(s, a) = exp(A/η) / Σ_D̃ exp(A/η) on D̃, the half of D with the larger A
+    minimise L_π(θ) + L_η(η) + L_ν(θ, ν)     (Eqs. 20, 21, 22 of arXiv:2401.13662)
+
+Algorithm 8, each line quoted where the code does it, in this order:
+    for i = 1, …, U do
+    a ∼ π_θ
+    s, r ∼ P(s, a)
+    Store (a, s, r, β(a|s)) in D
+    for all epochs do
+    Compute returns R and advantages A
+    Compute D̃
+    L_ν ← 1/|D| Σ_D ν(ε_ν − sg(D_KL(π_old‖π_θ))) + sg(ν) D_KL(π_old‖π_θ)
+    L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
+    L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
+    dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
+    dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
+    update θ, η, ν and ϕ using dθ, dη, dν and dϕ
+
+Departures from the paper's text:
+1. A time limit is not a terminal state: V of the final observation is bootstrapped.
+2. An epoch is a pass over shuffled minibatches, each with its own D̃ and ψ.
+3. L_π is the sum of Eq. 20: ψ sums to one, and Algorithm 8's 1/|D̃| would shrink it.
+4. A Gaussian has two constraints: one KL for the mean, one for the std.
+
+    python vmpo.py --env-id Ant-v4
+    python vmpo.py --evaluate runs/RUN --capture-video
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_type_hints
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions.kl import kl_divergence
+from torch.nn.functional import mse_loss, softplus
+from torch.optim import Adam
+from tqdm import tqdm
+
+# ── configuration ───────────────────────────────────────────────────────────────────
+
+ALGORITHM = "vmpo"
+Count = Annotated[int, 1, 2**53]  # the range that `Config` holds a field to
+Fraction = Annotated[float, 0, 1]
+Positive = Annotated[float, 1e-12, 1e12]
+
+
+class UsageError(Exception):
+    """A person's mistake, in one line: the flag or file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    env_id: str = "HalfCheetah-v4"
+    """Gymnasium environment; module:Name-v0 imports the module first."""
+    seed: Annotated[int, 0, 2**31 - 1] = 0
+    """Seed of the networks, actions, minibatches and environments."""
+    total_timesteps: Count = 8_000_000
+    """Steps to train for, over all environments; the last batch is finished."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size at the start; it falls linearly to zero over the run."""
+    gamma: Fraction = 0.99
+    """Discount γ."""
+    max_grad_norm: Positive = 0.5
+    """Largest norm of the gradient of each network."""
+    policy_layers: tuple[Count, ...] = (32, 32, 32, 32)
+    """Widths of the policy's hidden layers."""
+    normalize_observations: bool = True
+    """Standardise observations by running statistics and clip them to ±10."""
+    normalize_rewards: bool = True
+    """Divide rewards by the running std of the discounted return; clip to ±10."""
+    squash_actions: bool = True
+    """Bring continuous actions into their bounds by tanh; off: by clipping."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks act and learn."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast of the hidden layers of the value network, if any."""
+    vectorization: Literal["sync", "async"] = "sync"
+    """Environments in this process, or each in its own; the results are the same."""
+    eval_every: Count = 10
+    """Iterations between evaluations; there is always one at the end."""
+    eval_episodes: Count = 10
+    """Episodes in an evaluation, played with the mode of the policy."""
+    checkpoint_every: Count = 10
+    """Iterations between checkpoints, at each of which the environments are reset."""
+    runs_dir: str = "runs"
+    """Folder that the folder of the run is made in."""
+    resume: str | None = None
+    """Folder of a run to go on with."""
+    evaluate: str | None = None
+    """Folder of a run whose policy to play, instead of training."""
+    track: bool = False
+    """Log to Weights & Biases as well."""
+    wandb_project: str = "policy-gradients"
+    """Project to log to there."""
+    capture_video: bool = False
+    """Film the first episode of each evaluation, off screen."""
+    render: bool = False
+    """With --evaluate: play the first episode in a window."""
+    num_envs: Count = 8
+    """Environments stepped together, N."""
+    unroll_length: Count = 2048
+    """Steps of each environment in a batch, T."""
+    num_minibatches: Count = 8
+    """Minibatches in an epoch."""
+    num_epochs: Count = 10
+    """Passes over the batch."""
+    value_layers: tuple[Count, ...] = (256, 256, 256, 256, 256)
+    """Widths of the value network's hidden layers."""
+    gae_lambda: Fraction = 0.95
+    """λ of generalized advantage estimation; 1 is the n-step estimate of Eq. 14."""
+    normalize_advantages: bool = False
+    """Standardise the advantages in each minibatch."""
+    importance_weights: bool = False
+    """Weigh D̃ by π_θ(a|s) / β(a|s) too (end of Section 4.5)."""
+    eta_init: Positive = 1.0
+    """Temperature η at the start."""
+    eta_min: Positive = 1e-8
+    """Smallest η."""
+    eps_eta: Positive = 0.01
+    """KL target of the temperature, ε_η."""
+    nu_mean_init: Positive = 1.0
+    """KL penalty ν of the mean (of the whole policy, if discrete) at the start."""
+    nu_std_init: Positive = 1.0
+    """KL penalty ν of the std at the start."""
+    nu_min: Positive = 1e-8
+    """Smallest ν."""
+    eps_nu_mean: Positive = 0.01
+    """KL target of the mean (of the whole policy, if discrete), ε_ν."""
+    eps_nu_std: Positive = 5e-5
+    """KL target of the std, ε_ν."""
+
+    def __post_init__(self):
+        check_ranges(self)
+        if self.num_envs * self.unroll_length % self.num_minibatches:
+            size = f"{self.num_envs} × {self.unroll_length}"
+            raise UsageError(f"--num-minibatches must divide the batch of {size} steps")
+
+
+def check_ranges(config) -> None:
+    """Refuse numbers outside the range that their field is annotated with."""
+    if config.resume and config.evaluate:
+        raise UsageError("--resume and --evaluate: give one of them")
+    if config.render and not config.evaluate:
+        raise UsageError("--render needs --evaluate RUN")
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        values, kind = (
+            (value, kind.__args__[0]) if type(value) is tuple else ([value], kind)
+        )
+        low, high = getattr(kind, "__metadata__", (None, None))
+        if low is not None and not all(low <= v <= high for v in values):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} must be from {low:g} to {high:g}, not {value}")
+
+
+# ── networks ────────────────────────────────────────────────────────────────────────
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers with swish between: LeCun uniform weights, zero biases."""
+    layers = []
+    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
+        bound = math.sqrt(3 / fan_in)  # a variance of 1 / fan_in
+        nn.init.uniform_(layers[-2].weight, -bound, bound)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class RunningStatistics(nn.Module):
+    """Mean and variance of all samples absorbed so far."""
+
+    def __init__(self, *shape: int, enabled: bool):
+        super().__init__()
+        self.enabled = enabled
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def absorb(self, samples: Tensor) -> None:  # [B, *shape]
+        """Pool with B more samples (Chan, Golub and LeVeque 1979)."""
+        variance, mean = torch.var_mean(samples.double(), dim=0, correction=0)
+        self.count += len(samples)
+        weight, delta = len(samples) / self.count, mean - self.mean
+        self.mean += weight * delta
+        self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
+
+    def scale(self, samples: Tensor, center: bool = True) -> Tensor:
+        """(x − μ) / σ, or x / σ, clipped to ±10; x itself if not enabled."""
+        if not self.enabled:
+            return samples
+        samples = samples - self.mean.float() if center else samples
+        return (samples / (self.variance.float() + 1e-8).sqrt()).clamp(-10, 10)
+
+
+class Policy(nn.Module):
+    """π_θ: a Gaussian with state-dependent mean and std, or a softmax over logits.
+
+    Continuous actions stay as the Gaussian drew them; `to_environment` squashes them.
+    """
+
+    def __init__(self, statistics: RunningStatistics, action_space, config):
+        super().__init__()
+        self.statistics, self.squash = statistics, config.squash_actions
+        self.discrete = isinstance(action_space, Discrete)
+        if self.discrete:
+            outputs = int(action_space.n)
+            self.register_buffer("start", torch.as_tensor(action_space.start))
+        else:
+            outputs = 2 * math.prod(action_space.shape)
+            self.register_buffer("low", torch.tensor(action_space.low.ravel()))
+            self.register_buffer("high", torch.tensor(action_space.high.ravel()))
+        self.network = mlp(len(statistics.mean), *config.policy_layers, outputs)
+
+    def forward(self, observations: Tensor) -> Distribution:  # [B, O]
+        return self.distribution(self.outputs(observations))
+
+    def outputs(self, observations: Tensor) -> Tensor:  # [B, O] → [B, 2A] or [B, n]
+        """The numbers that the distributions are made of."""
+        return self.network(self.statistics.scale(observations))
+
+    def distribution(self, outputs: Tensor) -> Distribution:  # [B, 2A] or [B, n]
+        """π(·|s) from its numbers."""
+        if self.discrete:
+            return Categorical(logits=outputs, validate_args=False)
+        mean, scale = outputs.chunk(2, dim=-1)
+        normal = Normal(mean, softplus(scale) + 1e-3, validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    def entropy(self, distribution: Distribution) -> Tensor:  # [B]
+        """H(π(·|s)); of tanh(x): H of the Gaussian + E[Σ ln(1 − tanh²(x))], one x."""
+        entropy = distribution.entropy()
+        if self.discrete or not self.squash:
+            return entropy
+        x = distribution.rsample()
+        return entropy + (2 * (math.log(2) - x - softplus(-2 * x))).sum(-1)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """In the units of the action space, within its bounds."""
+        if self.discrete:
+            return actions + self.start
+        unit = actions.tanh() if self.squash else actions.clamp(-1, 1)
+        return torch.lerp(self.low, self.high, (unit + 1) / 2)
+
+
+class Value(nn.Module):
+    """V_ϕ."""
+
+    def __init__(self, statistics: RunningStatistics, config):
+        super().__init__()
+        self.statistics, self.bfloat16 = statistics, config.precision == "bfloat16"
+        self.network = mlp(len(statistics.mean), *config.value_layers, 1)
+
+    def forward(self, observations: Tensor) -> Tensor:  # [B, O] → [B]
+        x = self.statistics.scale(observations)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            x = self.network[:-1](x)
+        return self.network[-1](x.float()).squeeze(-1)
+
+
+class Agent(nn.Module):
+    """All that is learned or kept: θ, ϕ, η, ν and the running statistics."""
+
+    def __init__(self, observation_size: int, action_space, config):
+        super().__init__()
+        enabled = config.normalize_observations
+        self.statistics = RunningStatistics(observation_size, enabled=enabled)
+        self.return_statistics = RunningStatistics(enabled=config.normalize_rewards)
+        self.policy = Policy(self.statistics, action_space, config)
+        self.value = Value(self.statistics, config)
+        self.eta = nn.Parameter(torch.tensor(config.eta_init))
+        nu = [config.nu_mean_init, config.nu_std_init]
+        self.nu = nn.Parameter(torch.tensor(nu[: 1 if self.policy.discrete else 2]))
+
+
+# ── advantage ───────────────────────────────────────────────────────────────────────
+
+
+def compute_gae(
+    rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Â_t = Σ_{i≥t} (γλ)^{i−t} δ_i and R_t = Â_t + V(s_t)  (Eq. 19, Algorithm 7).
+
+    All tensors are [T, N]; next_values[t] is V of the state that followed step t, the
+    final one if the episode ended there. Truncation stops the sum but not γV.
+    """
+    ended, terminated = (terminated | truncated).float(), terminated.float()  # ω
+    # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
+    delta = rewards + gamma * next_values * (1 - terminated) - values
+    decay = gamma * gae_lambda * (1 - ended)
+    advantages, x = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for i in reversed(range(len(rewards))):
+        # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
+        x = delta[i] + decay[i] * x
+        # Alg. 7: A_i ← x
+        advantages[i] = x
+    # Alg. 7: R_i ← A_i + v_i
+    return advantages, advantages + values
+
+
+@torch.no_grad()
+def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of the batch by the critic as it is now, [B] each."""
+    values = value(batch.observations).view_as(batch.rewards)
+    next_values = torch.cat([values[1:], value(batch.last_observations)[None]])
+    next_values[batch.terminated | batch.truncated] = value(batch.final_observations)
+    discounts = config.gamma, config.gae_lambda
+    advantages, returns = compute_gae(
+        batch.rewards,
+        values,
+        next_values,
+        batch.terminated,
+        batch.truncated,
+        *discounts,
+    )
+    return advantages.flatten(), returns.flatten()
+
+
+# ── loss ────────────────────────────────────────────────────────────────────────────
+
+
+def policy_loss(log_prob, advantages, eta, log_ratio: Tensor | float = 0.0) -> Tensor:
+    """−Σ ψ ln π_θ(a|s) over D̃, ψ = softmax(A/η), without gradient, of [K]  (Eq. 20).
+
+    With importance weights r, ψ ∝ r exp(A/η): `log_ratio` is ln r.
+    """
+    psi = (advantages / eta + log_ratio).softmax(dim=0).detach()
+    return -(psi * log_prob).sum()
+
+
+def temperature_loss(advantages, eta, eps_eta: float, log_ratio=0.0) -> Tensor:
+    """η ε_η + η ln(mean[exp(A/η)]) over D̃, of [K]  (Eq. 21)."""
+    log_mean = (advantages / eta + log_ratio).logsumexp(dim=0) - math.log(
+        len(advantages)
+    )
+    return eta * eps_eta + eta * log_mean
+
+
+def kl_loss(kl: Tensor, nu: Tensor, eps_nu: float) -> Tensor:
+    """mean[ν (ε_ν − sg[KL]) + sg[ν] KL] over D, of [B]  (Eq. 22)."""
+    return (nu * (eps_nu - kl.detach()) + nu.detach() * kl).mean()
+
+
+def constrained_kls(old: Distribution, new: Distribution) -> list[Tensor]:
+    """What the penalties hold down, of [B]: KL(π_old‖π_θ), or for Gaussians two parts.
+
+    KL(N(μ_old, σ_old) ‖ N(μ, σ_old)) and KL(N(μ_old, σ_old) ‖ N(μ_old, σ)).
+    """
+    if isinstance(old, Categorical):
+        return [kl_divergence(old, new)]
+    gaussian, old_mean, old_std = (
+        partial(Normal, validate_args=False),
+        old.mean,
+        old.stddev,
+    )
+    parts = gaussian(new.mean, old_std), gaussian(old_mean, new.stddev)
+    return [kl_divergence(old, Independent(part, 1)) for part in parts]
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """mean[(R − V_ϕ(s))²] of [B]."""
+    return mse_loss(values, returns)
+
+
+def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
+    """D̂_KL(π_old ‖ π_new) = mean[r − 1 − ln r] of [B] actions of π_old  (Section 6)."""
+    log_ratio = log_prob - log_prob_old
+    return (log_ratio.expm1() - log_ratio).mean()
+
+
+# ── update ──────────────────────────────────────────────────────────────────────────
+
+
+def standardize(x: Tensor) -> Tensor:
+    """(x − mean) / std."""
+    return (x - x.mean()) / (x.std(correction=0) + 1e-8)
+
+
+def explained_variance(advantages: Tensor, returns: Tensor) -> Tensor:
+    """1 − Var[R − V] / Var[R], where R − V = A."""
+    return 1 - advantages.var() / (returns.var() + 1e-8)
+
+
+def gradient_step(optimizer, loss: Tensor, max_norm: float, *networks) -> Tensor:
+    """One step down the loss; each network's gradient is clipped on its own.
+
+    Returns the norm of the first network's gradient before it is clipped.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    clip = nn.utils.clip_grad_norm_
+    norms = [clip(network.parameters(), max_norm) for network in networks]
+    optimizer.step()
+    return norms[0]
+
+
+def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
+    """Learn from the batch D; returns what it measured, averaged over its steps."""
+    log = defaultdict(list)
+    with torch.no_grad():  # π_old, as the numbers that its distributions are made of
+        old = agent.policy.outputs(batch.observations)
+    # Alg. 8: for all epochs do
+    for _ in range(config.num_epochs):
+        # Alg. 8: Compute returns R and advantages A
+        advantages, returns = estimate_advantages(agent.value, batch, config)
+        log.setdefault("explained_variance", [explained_variance(advantages, returns)])
+        for i in torch.randperm(len(batch.actions)).tensor_split(
+            config.num_minibatches
+        ):
+            observations, A = batch.observations[i], advantages[i]
+            A = standardize(A) if config.normalize_advantages else A
+            losses = policy_losses(agent, batch, i, A, old[i], config)
+            # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
+            losses["value_loss"] = value_loss(agent.value(observations), returns[i])
+            # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
+            loss = sum(losses.values())
+            # Alg. 8: update θ, η, ν and ϕ using dθ, dη, dν and dϕ
+            networks = agent.policy, agent.value
+            grad_norm = gradient_step(optimizer, loss, config.max_grad_norm, *networks)
+            with torch.no_grad():  # the multipliers stay positive
+                agent.eta.clamp_(min=config.eta_min)
+                agent.nu.clamp_(min=config.nu_min)
+            for name, value in losses.items():
+                log[name].append(value)
+            log["grad_norm"].append(grad_norm)
+    averages = {k: torch.stack(v).mean().item() for k, v in log.items()}
+    return averages | measure_constraints(agent, batch, old)
+
+
+def policy_losses(agent: Agent, batch: "Batch", i, A, old, config) -> dict[str, Tensor]:
+    """L_ν, L_π and L_η on the minibatch i of D, with advantages A."""
+    distribution = agent.policy(batch.observations[i])
+    # Alg. 8: Compute D̃
+    top_half = A.topk((len(A) + 1) // 2).indices
+    # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(D_KL(π_old‖π_θ))) + sg(ν) D_KL(π_old‖π_θ)
+    kls = constrained_kls(agent.policy.distribution(old), distribution)
+    targets = config.eps_nu_mean, config.eps_nu_std
+    constraints = zip(kls, agent.nu, targets, strict=False)
+    losses = {"kl_loss": sum(kl_loss(*constraint) for constraint in constraints)}
+    log_prob = distribution.log_prob(batch.actions[i])[top_half]
+    A, log_ratio = A[top_half], torch.zeros_like(log_prob)
+    if config.importance_weights:
+        log_ratio = (log_prob - batch.log_prob_old[i][top_half]).detach()
+    # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
+    losses["policy_loss"] = policy_loss(log_prob, A, agent.eta, log_ratio)
+    # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
+    eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_ratio)
+    return losses | {"temperature_loss": eta_loss}
+
+
+@torch.no_grad()
+def measure_constraints(agent: Agent, batch: "Batch", old: Tensor) -> dict[str, float]:
+    """Temperature, penalties, and the KLs that these hold down over the whole batch."""
+    kls = constrained_kls(
+        agent.policy.distribution(old), agent.policy(batch.observations)
+    )
+    metrics = {"eta": agent.eta.item()}
+    for name, nu, kl in zip(("mean", "std"), agent.nu, kls, strict=False):
+        metrics |= {f"nu_{name}": nu.item(), f"kl_{name}": kl.mean().item()}
+    return metrics
+
+
+# ── rollout ─────────────────────────────────────────────────────────────────────────
+
+
+class Batch(NamedTuple):
+    """D: T steps of N environments, B = T·N in time-major order; K ended an episode."""
+
+    observations: Tensor  # [B, O]
+    last_observations: Tensor  # [N, O], those after step T
+    final_observations: (
+        Tensor  # [K, O], those that ended an episode, not its successor's
+    )
+    actions: Tensor  # [B, A] before squashing, or [B]
+    log_prob_old: Tensor  # [B], ln β(a|s)
+    rewards: Tensor  # [T, N]
+    terminated: Tensor  # [T, N]
+    truncated: Tensor  # [T, N]
+
+
+@torch.no_grad()
+def rollout(agent: Agent, environments: "Environments", config) -> Batch:
+    """T steps of N environments under π_θ, which stays as it is meanwhile."""
+    steps = []
+    # Algs. 4–8: for i = 1, …, U do
+    for _ in range(config.unroll_length):
+        observations = environments.observations
+        # Algs. 4–8: a ∼ π_θ
+        actions = agent.policy(observations).sample()
+        # Algs. 4–8: s, r ∼ P(s, a)
+        outcome = environments.step(agent.policy.to_environment(actions))
+        # Algs. 4–8: Store (a, s, r, β(a|s)) in D
+        steps.append((observations, actions, *outcome))
+    observations, actions, *outcomes, final = zip(*steps, strict=True)
+    observations, actions = torch.cat(observations), torch.cat(actions)
+    rewards, discounted, terminated, truncated = map(
+        environments.tensor, map(np.stack, outcomes)
+    )
+    agent.return_statistics.absorb(discounted.flatten())
+    return Batch(
+        observations,
+        environments.observations,
+        environments.tensor(np.concatenate(final)),
+        actions,
+        agent.policy(observations).log_prob(actions),
+        agent.return_statistics.scale(rewards, center=False),
+        terminated.bool(),
+        truncated.bool(),
+    )
+
+
+def make_environment(config, render_mode: str | None = None) -> gym.Env:
+    """One environment with flat observations, if a policy of ours can act in it."""
+    gym.logger.min_level = gym.logger.ERROR  # the paper's v4 ids are "out of date"
+    try:
+        env = gym.make(config.env_id, render_mode=render_mode)
+    except (gym.error.Error, ImportError, ValueError) as error:
+        raise UsageError(f"--env-id {config.env_id}: {error}") from error
+    space, actions = env.observation_space, env.action_space
+    bounded = isinstance(actions, Box) and actions.is_bounded()
+    if not isinstance(actions, Discrete) and not (
+        bounded and actions.dtype.kind == "f"
+    ):
+        wanted = "must be Discrete or a bounded Box of floats"
+        raise UsageError(f"--env-id {config.env_id}: actions {wanted}, not {actions}")
+    if not space.is_np_flattenable or len(space.shape or ()) > 1:
+        wanted = "must be vectors, or a Dict or Tuple of vectors"
+        raise UsageError(
+            f"--env-id {config.env_id}: observations {wanted}, not {space}"
+        )
+    return env if isinstance(space, Box) else gym.wrappers.FlattenObservation(env)
+
+
+def environment_seeds(count: int, *numbers: int) -> list[int]:
+    """Seeds that these numbers alone decide."""
+    return np.random.SeedSequence(numbers).generate_state(count).tolist()
+
+
+def require_finite(**quantities) -> None:
+    """Stop the run at the first number that is not finite."""
+    for name, values in quantities.items():
+        if not np.isfinite(values).all():
+            raise FloatingPointError(f"{name} not finite: {values}")
+
+
+class Environments:
+    """N environments stepped together, and the episodes they are in the middle of."""
+
+    def __init__(self, config):
+        kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
+        make = [partial(make_environment, config)] * config.num_envs
+        make[0]().close()  # so that an unfit environment is refused in this process
+        mode = gym.vector.AutoresetMode.SAME_STEP
+        self.vector = kinds[config.vectorization](make, autoreset_mode=mode)
+        self.observation_size = self.vector.single_observation_space.shape[0]
+        self.action_space = self.vector.single_action_space
+        self.gamma, self.device = config.gamma, config.device
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """On the device, in float32."""
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+    def reset(self, *seed: int) -> None:
+        """Start all episodes anew; what follows depends on the seed alone."""
+        seeds = environment_seeds(self.vector.num_envs, *seed)
+        self.observations = self.tensor(self.vector.reset(seed=seeds)[0])
+        self.discounted, self.total, self.length = np.zeros((3, self.vector.num_envs))
+        self.finished = []
+
+    def step(self, actions: Tensor) -> tuple[np.ndarray, ...]:
+        """Rewards, discounted returns, terminated, truncated, final observations."""
+        actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
+        observations, rewards, terminated, truncated, info = self.vector.step(actions)
+        ended, final = terminated | truncated, observations[:0]
+        if ended.any():  # `observations` holds the first of the next episode there
+            final = np.stack(info["final_obs"][ended])
+        require_finite(
+            observations=observations, final_observations=final, rewards=rewards
+        )
+        self.observations = self.tensor(observations)
+        self.discounted = self.gamma * self.discounted + rewards
+        self.total, self.length = self.total + rewards, self.length + 1
+        self.finished += zip(self.total[ended], self.length[ended], strict=True)
+        outcome = rewards, self.discounted, terminated, truncated, final
+        going = ~ended
+        self.discounted, self.total = self.discounted * going, self.total * going
+        self.length = self.length * going
+        return outcome
+
+    def pop_episodes(self) -> dict[str, float]:
+        """Mean return and length of the episodes finished since the last call."""
+        finished, self.finished = self.finished, []
+        if not finished:
+            return {}
+        mean_return, mean_length = np.mean(finished, axis=0)
+        return {"episode_return": mean_return, "episode_length": mean_length}
+
+
+# ── evaluation ──────────────────────────────────────────────────────────────────────
+
+LONGEST_EPISODE = 100_000  # in an environment that ends none itself
+
+
+@torch.no_grad()
+def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
+    """Play episodes with the mode of the policy; film or show the first of them."""
+    mode = "rgb_array" if config.capture_video else "human" if config.render else None
+    count, device = config.eval_episodes, config.device
+    envs = [make_environment(config, mode if i == 0 else None) for i in range(count)]
+    if config.capture_video:
+        prefix, first = (
+            f"iteration-{iteration}-seed-{config.seed}",
+            lambda episode: True,
+        )
+        film = partial(
+            gym.wrappers.RecordVideo, episode_trigger=first, name_prefix=prefix
+        )
+        envs[0] = film(envs[0], str(run / "videos"))
+    seeds = environment_seeds(count, config.seed, iteration, 1)
+    now = {i: envs[i].reset(seed=seeds[i])[0] for i in range(count)}
+    returns, lengths = np.zeros(count), np.zeros(count)
+    while now and lengths.max() < LONGEST_EPISODE:
+        observations = torch.as_tensor(np.stack([*now.values()]), dtype=torch.float32)
+        actions = (
+            policy.to_environment(policy(observations.to(device)).mode).cpu().numpy()
+        )
+        for i, action in zip([*now], actions, strict=True):
+            action = action.reshape(envs[i].action_space.shape)
+            now[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += reward
+            lengths[i] += 1
+            if terminated or truncated:
+                del now[i]
+    for env in envs:
+        env.close()
+    names = "eval/return_mean", "eval/return_std", "eval/length_mean"
+    return dict(
+        zip(names, (returns.mean(), returns.std(), lengths.mean()), strict=True)
+    )
+
+
+# ── run folder ──────────────────────────────────────────────────────────────────────
+
+COLUMNS = (
+    "iteration step train/episode_return train/episode_length train/kl train/entropy "
+    "train/std train/policy_loss train/value_loss train/explained_variance "
+    "train/grad_norm eval/return_mean eval/return_std eval/length_mean "
+    "time/steps_per_second time/rollout_steps_per_second time/update_steps_per_second "
+    "time/elapsed_seconds"
+).split()
+
+
+def read(path: Path) -> bytes:
+    """The content of a file of a run."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file at once: a kill at any instant leaves the old or the new one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def open_run(config) -> Path:
+    """The folder of the run to resume, or a new one."""
+    if config.resume:
+        return Path(config.resume)
+    name = (
+        f"{config.env_id}__{ALGORITHM}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    run = Path(config.runs_dir, re.sub(r"[/:]", "-", name))
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--runs-dir: cannot make {run}: {error.strerror}") from error
+    versions = {
+        name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")
+    }
+    content = {"algorithm": ALGORITHM, "config": asdict(config), "versions": versions}
+    write(run / "config.json", json.dumps(content, indent=2).encode())
+    return run
+
+
+def load_config(run: Path) -> Config:
+    """The configuration that a run was started with."""
+    path = run / "config.json"
+    try:
+        content = json.loads(read(path))
+        algorithm, values = content["algorithm"], content["config"]
+        if algorithm != ALGORITHM:
+            raise UsageError(f"{path} is of {algorithm}: use {algorithm}.py")
+        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        return Config(**values | lists)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{path} is not the configuration of a run: {error}"
+        ) from error
+
+
+def save_checkpoint(
+    run: Path, agent: Agent, optimizer, iteration: int, step: int
+) -> None:
+    """All that the rest of the run depends on, followed by its SHA-256."""
+    state = {"algorithm": ALGORITHM, "iteration": iteration, "step": step}
+    state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    buffer = io.BytesIO()
+    torch.save(state | {"generators": [torch.get_rng_state(), *cuda]}, buffer)
+    content = buffer.getvalue()
+    write(run / "checkpoint.pt", content + hashlib.sha256(content).digest())
+
+
+def load_checkpoint(run: Path, agent: Agent, optimizer) -> tuple[int, int]:
+    """Restore what was saved; returns iteration and step."""
+    path = run / "checkpoint.pt"
+    content, checksum = (file := read(path))[:-32], file[-32:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise UsageError(f"{path} is damaged: its content does not match its checksum")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if state["algorithm"] != ALGORITHM:
+            raise UsageError(f"{path} is of {state['algorithm']}, not of {ALGORITHM}")
+        agent.load_state_dict(state["agent"])
+        optimizer.load_state_dict(state["optimizer"])
+        cpu, *cuda = state["generators"]
+        torch.set_rng_state(cpu)
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(cuda)
+        return state["iteration"], state["step"]
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} does not fit {run / 'config.json'}: {reason}"
+        ) from error
+
+
+class Log:
+    """progress.csv; a progress bar, or lines where that is a file; Weights & Biases."""
+
+    def __init__(self, config, run: Path, iteration: int, step: int):
+        self.path, self.lines, elapsed = run / "progress.csv", [], 0.0
+        if iteration:  # the rows after the checkpoint are going to be written again
+            self.lines = read(self.path).decode().splitlines()[: iteration + 1]
+            elapsed = float(self.lines[-1].split(",")[len(COLUMNS) - 1])
+        self.start, self.tracker = time.perf_counter() - elapsed, None
+        bar = partial(
+            tqdm, unit=" steps", unit_scale=True, dynamic_ncols=True, disable=None
+        )
+        self.bar = bar(total=config.total_timesteps, initial=step)
+        if config.track:
+            import wandb
+
+            self.tracker = wandb.init(
+                project=config.wandb_project,
+                id=run.name,
+                dir=run,
+                config=asdict(config),
+                resume="allow",
+            )
+            self.tracker.define_metric("*", step_metric="step")
+
+    def add(self, row: dict[str, float]) -> None:
+        """One iteration; the columns that it lacks stay empty."""
+        row = dict.fromkeys(COLUMNS, "") | row
+        row["time/elapsed_seconds"] = time.perf_counter() - self.start
+        self.lines = self.lines or [",".join(row)]
+        self.lines.append(",".join(map(str, row.values())))
+        write(self.path, "\n".join([*self.lines, ""]).encode())
+        if self.tracker:
+            self.tracker.log(
+                {name: value for name, value in row.items() if value != ""}
+            )
+        self.bar.update(row["step"] - self.bar.n)
+        self.bar.set_postfix(
+            {"return": row["train/episode_return"], "KL": row["train/kl"]}
+        )
+        if row["eval/return_mean"] != "":
+            text = (
+                "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}, "
+            )
+            text += "KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
+            self.bar.write(text.format(**row))
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.tracker:
+            self.tracker.finish()
+
+
+# ── training ────────────────────────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+def measure(policy: Policy, batch: Batch) -> dict[str, float]:
+    """KL from the policy that acted; entropy and std of the one learned since."""
+    distribution = policy(batch.observations)
+    log_prob = distribution.log_prob(batch.actions)
+    metrics = {"kl": approximate_kl(log_prob, batch.log_prob_old)}
+    metrics["entropy"] = policy.entropy(distribution).mean()
+    if not policy.discrete:
+        metrics["std"] = distribution.stddev.mean()
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict:
+    """One rollout and the update on it; returns a row for the log."""
+    start = time.perf_counter()
+    batch = rollout(agent, environments, config)
+    middle = time.perf_counter()
+    metrics = update(agent, optimizer, batch, config)
+    metrics = environments.pop_episodes() | measure(agent.policy, batch) | metrics
+    require_finite(**metrics)
+    agent.statistics.absorb(batch.observations)
+    end, steps = time.perf_counter(), len(batch.actions)
+    row = {f"train/{name}": value for name, value in metrics.items()}
+    row["time/steps_per_second"] = steps / (end - start)
+    row["time/rollout_steps_per_second"] = steps / (middle - start)
+    row["time/update_steps_per_second"] = steps / (end - middle)
+    return row | {"step": steps}
+
+
+def make_agent(config, observation_size: int, action_space) -> tuple[Agent, Adam]:
+    """The learner before its first step, and its optimiser."""
+    torch.manual_seed(config.seed)
+    agent = Agent(observation_size, action_space, config).to(config.device)
+    return agent, Adam(agent.parameters(), lr=config.learning_rate, fused=True)
+
+
+def train(config: Config) -> Path:
+    """Learn for `total_timesteps`; returns the folder of the run."""
+    check_machine(config)
+    environments = Environments(config)
+    space = environments.observation_size, environments.action_space
+    agent, optimizer = make_agent(config, *space)
+    run, iteration, step = open_run(config), 0, 0
+    if config.resume:
+        iteration, step = load_checkpoint(run, agent, optimizer)
+    else:
+        save_checkpoint(run, agent, optimizer, iteration, step)
+    log = Log(config, run, iteration, step)
+    print(
+        f"{ALGORITHM} on {config.env_id}: {space[0]} observations, actions {space[1]}"
+    )
+    print(
+        f"{sum(p.numel() for p in agent.parameters()):,} parameters; run folder {run}"
+    )
+    command = f"python {ALGORITHM}.py"
+    try:
+        # Algs. 4–8: while t ≤ T do
+        while step < config.total_timesteps:
+            if iteration % config.checkpoint_every == 0:
+                environments.reset(config.seed, iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * (1 - step / config.total_timesteps)
+            row = iterate(agent, optimizer, environments, config)
+            iteration, step = iteration + 1, step + row["step"]
+            row |= {"iteration": iteration, "step": step}
+            last = step >= config.total_timesteps
+            if last or iteration % config.eval_every == 0:
+                row |= evaluate(agent.policy, config, run, iteration)
+            log.add(row)
+            if last or iteration % config.checkpoint_every == 0:
+                save_checkpoint(run, agent, optimizer, iteration, step)
+    except (KeyboardInterrupt, FloatingPointError):
+        print(f"stopped in iteration {iteration + 1}; go on: {command} --resume {run}")
+        raise
+    finally:
+        log.close()
+        environments.vector.close()
+    print(f"done; play it again: {command} --evaluate {run} --capture-video")
+    return run
+
+
+def play(config: Config) -> None:
+    """Evaluate the policy of a run as its last checkpoint has it."""
+    check_machine(config)
+    run, env = Path(config.evaluate), make_environment(config)
+    size, space = env.observation_space.shape[0], env.action_space
+    agent, optimizer = make_agent(config, size, space)
+    iteration, step = load_checkpoint(run, agent, optimizer)
+    score = evaluate(agent.policy, config, run, iteration)
+    mean, std, length = score.values()
+    print(
+        f"{config.env_id} at step {step:,}: return {mean:.1f} ± {std:.1f}, "
+        f"length {length:.1f}, {config.eval_episodes} episodes"
+    )
+
+
+# ── command line ────────────────────────────────────────────────────────────────────
+
+
+def check_machine(config) -> None:
+    """Refuse what this machine lacks."""
+    for flag, package in {"track": "wandb", "capture_video": "moviepy"}.items():
+        if getattr(config, flag) and not importlib.util.find_spec(package):
+            name = flag.replace("_", "-")
+            raise UsageError(f"--{name} needs {package}: pip install {package}")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if config.render and sys.platform == "linux" and not display:
+        raise UsageError("--render: there is no display here; use --capture-video")
+    if config.capture_video and not display:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def parse(arguments: list[str] | None = None, default: Config | None = None) -> Config:
+    """The flags, over the configuration of the run that one of them names."""
+    box, about = io.StringIO(), __doc__.splitlines()[0]
+    try:
+        with contextlib.redirect_stderr(box):
+            config = tyro.cli(
+                Config, args=arguments, default=default, description=about
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        text = box.getvalue().split("│ ──")[0].splitlines()[1:]
+        raise UsageError(" ".join(line.strip("│ ") for line in text)) from None
+    if default or not (run := config.resume or config.evaluate):
+        return config
+    saved = load_config(Path(run))
+    config = parse(arguments, replace(saved, resume=None, evaluate=None))
+    free = {"resume", "evaluate", "device", "vectorization", "track", "wandb_project"}
+    free |= {"capture_video", "render"}
+    free |= {"seed", "eval_episodes"} if config.evaluate else set()
+    for name in {field.name for field in fields(Config)} - free:
+        if getattr(config, name) != getattr(saved, name):
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--{flag}: the run has {getattr(saved, name)}, and keeps it"
+            )
+    return config
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as at Ctrl-C
+    try:
+        config = parse()
+        (play if config.evaluate else train)(config)
+    except UsageError as error:
+        print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
