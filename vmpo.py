@@ -1,7 +1,6 @@
-"""V-MPO, on-policy Maximum a Posteriori Policy Optimization (Section 4.5, Appendix C).
+"""V-MPO, Maximum a Posteriori Policy Optimization (Section 4.5 of arXiv:2401.13662).
 
-    ψ(s, a) = exp(A/η) / Σ_D̃ exp(A/η) on D̃, the half of D with the larger A
-    minimise L_π(θ) + L_η(η) + L_ν(θ, ν)     (Eqs. 20, 21, 22 of arXiv:2401.13662)
+    θ, η, ν ← argmin L_π(θ) + L_η(η) + L_ν(θ, ν), on D̃, the half of D with larger A
 
 Algorithm 8, each line quoted where the code does it, in this order:
     for i = 1, …, U do
@@ -11,7 +10,7 @@ Algorithm 8, each line quoted where the code does it, in this order:
     for all epochs do
     Compute returns R and advantages A
     Compute D̃
-    L_ν ← 1/|D| Σ_D ν(ε_ν − sg(D_KL(π_old‖π_θ))) + sg(ν) D_KL(π_old‖π_θ)
+    L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
     L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
     L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
     dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
@@ -20,9 +19,10 @@ Algorithm 8, each line quoted where the code does it, in this order:
 
 Departures from the paper's text:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
-2. An epoch is a pass over shuffled minibatches, each with its own D̃ and ψ.
-3. L_π is the sum of Eq. 20: ψ sums to one, and Algorithm 8's 1/|D̃| would shrink it.
-4. A Gaussian has two constraints: one KL for the mean, one for the std.
+2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
+3. An epoch is a pass over shuffled minibatches with one gradient step each.
+4. L_π is the sum of Eq. 20; ψ sums to one, so Algorithm 8's 1/|D̃| is left out.
+5. A Gaussian has two constraints: one KL for the mean, one for the std.
 
     python vmpo.py --env-id Ant-v4
     python vmpo.py --evaluate runs/RUN --capture-video
@@ -35,16 +35,17 @@ import io
 import json
 import math
 import os
-import pickle
 import re
 import signal
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, fields, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Literal, NamedTuple, get_type_hints
 
 import gymnasium as gym
@@ -55,7 +56,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.distributions.kl import kl_divergence
-from torch.nn.functional import mse_loss, softplus
+from torch.nn.functional import softplus
 from torch.optim import Adam
 from tqdm import tqdm
 
@@ -236,14 +237,7 @@ class Policy(nn.Module):
         self.network = mlp(len(statistics.mean), *config.policy_layers, outputs)
 
     def forward(self, observations: Tensor) -> Distribution:  # [B, O]
-        return self.distribution(self.outputs(observations))
-
-    def outputs(self, observations: Tensor) -> Tensor:  # [B, O] → [B, 2A] or [B, n]
-        """The numbers that the distributions are made of."""
-        return self.network(self.statistics.scale(observations))
-
-    def distribution(self, outputs: Tensor) -> Distribution:  # [B, 2A] or [B, n]
-        """π(·|s) from its numbers."""
+        outputs = self.network(self.statistics.scale(observations))
         if self.discrete:
             return Categorical(logits=outputs, validate_args=False)
         mean, scale = outputs.chunk(2, dim=-1)
@@ -282,7 +276,7 @@ class Value(nn.Module):
 
 
 class Agent(nn.Module):
-    """All that is learned or kept: θ, ϕ, η, ν and the running statistics."""
+    """All that is learned, and the running statistics."""
 
     def __init__(self, observation_size: int, action_space, config):
         super().__init__()
@@ -307,7 +301,8 @@ def compute_gae(
     All tensors are [T, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
-    ended, terminated = (terminated | truncated).float(), terminated.float()  # ω
+    terminated, truncated = terminated.float(), truncated.float()
+    ended = torch.maximum(terminated, truncated)  # ω of the recursion
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
@@ -327,62 +322,45 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
     values = value(batch.observations).view_as(batch.rewards)
     next_values = torch.cat([values[1:], value(batch.last_observations)[None]])
     next_values[batch.terminated | batch.truncated] = value(batch.final_observations)
-    discounts = config.gamma, config.gae_lambda
-    advantages, returns = compute_gae(
-        batch.rewards,
-        values,
-        next_values,
-        batch.terminated,
-        batch.truncated,
-        *discounts,
-    )
+    data = batch.rewards, values, next_values, batch.terminated, batch.truncated
+    advantages, returns = compute_gae(*data, config.gamma, config.gae_lambda)
     return advantages.flatten(), returns.flatten()
 
 
 # ── loss ────────────────────────────────────────────────────────────────────────────
 
 
-def policy_loss(log_prob, advantages, eta, log_ratio: Tensor | float = 0.0) -> Tensor:
-    """−Σ ψ ln π_θ(a|s) over D̃, ψ = softmax(A/η), without gradient, of [K]  (Eq. 20).
+def policy_loss(log_prob, advantages, eta, log_weights: Tensor | float = 0) -> Tensor:
+    """−Σ ψ ln π_θ(a|s) over [K] of D̃, ψ ∝ exp(A/η) without gradient  (Eq. 20).
 
-    With importance weights r, ψ ∝ r exp(A/η): `log_ratio` is ln r.
+    Importance sampling multiplies exp(A/η) by weights, given as their logarithms.
     """
-    psi = (advantages / eta + log_ratio).softmax(dim=0).detach()
+    psi = (advantages / eta + log_weights).softmax(dim=0).detach()
     return -(psi * log_prob).sum()
 
 
-def temperature_loss(advantages, eta, eps_eta: float, log_ratio=0.0) -> Tensor:
-    """η ε_η + η ln(mean[exp(A/η)]) over D̃, of [K]  (Eq. 21)."""
-    log_mean = (advantages / eta + log_ratio).logsumexp(dim=0) - math.log(
-        len(advantages)
-    )
-    return eta * eps_eta + eta * log_mean
+def temperature_loss(advantages, eta, eps_eta: float, log_weights=0) -> Tensor:
+    """η ε_η + η ln(mean[exp(A/η)]) over [K] of D̃  (Eq. 21)."""
+    log_sum = (advantages / eta + log_weights).logsumexp(dim=0)
+    return eta * eps_eta + eta * (log_sum - math.log(len(advantages)))
 
 
 def kl_loss(kl: Tensor, nu: Tensor, eps_nu: float) -> Tensor:
-    """mean[ν (ε_ν − sg[KL]) + sg[ν] KL] over D, of [B]  (Eq. 22)."""
+    """mean[ν (ε_ν − sg[KL]) + sg[ν] KL] over [B] of D  (Eq. 22)."""
     return (nu * (eps_nu - kl.detach()) + nu.detach() * kl).mean()
 
 
-def constrained_kls(old: Distribution, new: Distribution) -> list[Tensor]:
-    """What the penalties hold down, of [B]: KL(π_old‖π_θ), or for Gaussians two parts.
-
-    KL(N(μ_old, σ_old) ‖ N(μ, σ_old)) and KL(N(μ_old, σ_old) ‖ N(μ_old, σ)).
-    """
+def split_kl(old: Distribution, new: Distribution) -> list[Tensor]:
+    """KL(π_old‖π_θ) of [B]; of Gaussians, with the new mean, and with the new std."""
     if isinstance(old, Categorical):
         return [kl_divergence(old, new)]
-    gaussian, old_mean, old_std = (
-        partial(Normal, validate_args=False),
-        old.mean,
-        old.stddev,
-    )
-    parts = gaussian(new.mean, old_std), gaussian(old_mean, new.stddev)
+    parts = Normal(new.mean, old.stddev), Normal(old.mean, new.stddev)
     return [kl_divergence(old, Independent(part, 1)) for part in parts]
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """mean[(R − V_ϕ(s))²] of [B]."""
-    return mse_loss(values, returns)
+    return (returns - values).square().mean()
 
 
 def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
@@ -392,16 +370,6 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 
 
 # ── update ──────────────────────────────────────────────────────────────────────────
-
-
-def standardize(x: Tensor) -> Tensor:
-    """(x − mean) / std."""
-    return (x - x.mean()) / (x.std(correction=0) + 1e-8)
-
-
-def explained_variance(advantages: Tensor, returns: Tensor) -> Tensor:
-    """1 − Var[R − V] / Var[R], where R − V = A."""
-    return 1 - advantages.var() / (returns.var() + 1e-8)
 
 
 def gradient_step(optimizer, loss: Tensor, max_norm: float, *networks) -> Tensor:
@@ -420,85 +388,74 @@ def gradient_step(optimizer, loss: Tensor, max_norm: float, *networks) -> Tensor
 def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
-    with torch.no_grad():  # π_old, as the numbers that its distributions are made of
-        old = agent.policy.outputs(batch.observations)
-    # Alg. 8: for all epochs do
+    old_policy = deepcopy(agent.policy).requires_grad_(False)
+    eps_nu = config.eps_nu_mean, config.eps_nu_std
+    # Algs. 5, 6, 8: for all epochs do
     for _ in range(config.num_epochs):
         # Alg. 8: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
-        log.setdefault("explained_variance", [explained_variance(advantages, returns)])
-        for i in torch.randperm(len(batch.actions)).tensor_split(
-            config.num_minibatches
-        ):
+        explained = 1 - advantages.var() / (returns.var() + 1e-8)
+        log.setdefault("explained_variance", [explained])  # before any learning
+        shuffled = torch.randperm(len(returns))
+        for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
-            A = standardize(A) if config.normalize_advantages else A
-            losses = policy_losses(agent, batch, i, A, old[i], config)
+            if config.normalize_advantages:
+                A = (A - A.mean()) / (A.std(correction=0) + 1e-8)
+            distribution = agent.policy(observations)
+            log_prob = distribution.log_prob(batch.actions[i])
+            # Alg. 8: Compute D̃
+            top_half = A.topk((len(A) + 1) // 2).indices
+            A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
+            data = A, agent.eta, config.importance_weights * log_ratio.detach()
+            # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
+            kls = split_kl(old_policy(observations), distribution)
+            penalty = sum(map(kl_loss, kls, agent.nu, eps_nu))
+            # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
+            actor_loss = policy_loss(log_prob[top_half], *data)
+            # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
+            eta_loss = temperature_loss(A, agent.eta, config.eps_eta, data[-1])
             # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
-            losses["value_loss"] = value_loss(agent.value(observations), returns[i])
+            critic_loss = value_loss(agent.value(observations), returns[i])
             # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
-            loss = sum(losses.values())
+            loss = actor_loss + penalty + eta_loss + critic_loss
             # Alg. 8: update θ, η, ν and ϕ using dθ, dη, dν and dϕ
             networks = agent.policy, agent.value
             grad_norm = gradient_step(optimizer, loss, config.max_grad_norm, *networks)
-            with torch.no_grad():  # the multipliers stay positive
-                agent.eta.clamp_(min=config.eta_min)
-                agent.nu.clamp_(min=config.nu_min)
-            for name, value in losses.items():
-                log[name].append(value)
+            agent.eta.data.clamp_(min=config.eta_min)
+            agent.nu.data.clamp_(min=config.nu_min)
+            log["policy_loss"].append(actor_loss)
+            log["value_loss"].append(critic_loss)
             log["grad_norm"].append(grad_norm)
-    averages = {k: torch.stack(v).mean().item() for k, v in log.items()}
-    return averages | measure_constraints(agent, batch, old)
-
-
-def policy_losses(agent: Agent, batch: "Batch", i, A, old, config) -> dict[str, Tensor]:
-    """L_ν, L_π and L_η on the minibatch i of D, with advantages A."""
-    distribution = agent.policy(batch.observations[i])
-    # Alg. 8: Compute D̃
-    top_half = A.topk((len(A) + 1) // 2).indices
-    # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(D_KL(π_old‖π_θ))) + sg(ν) D_KL(π_old‖π_θ)
-    kls = constrained_kls(agent.policy.distribution(old), distribution)
-    targets = config.eps_nu_mean, config.eps_nu_std
-    constraints = zip(kls, agent.nu, targets, strict=False)
-    losses = {"kl_loss": sum(kl_loss(*constraint) for constraint in constraints)}
-    log_prob = distribution.log_prob(batch.actions[i])[top_half]
-    A, log_ratio = A[top_half], torch.zeros_like(log_prob)
-    if config.importance_weights:
-        log_ratio = (log_prob - batch.log_prob_old[i][top_half]).detach()
-    # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
-    losses["policy_loss"] = policy_loss(log_prob, A, agent.eta, log_ratio)
-    # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
-    eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_ratio)
-    return losses | {"temperature_loss": eta_loss}
+            log["kl_loss"].append(penalty)
+            log["temperature_loss"].append(eta_loss)
+    log |= measure_constraints(agent, old_policy(batch.observations), batch)
+    return {name: torch.stack(values).mean().item() for name, values in log.items()}
 
 
 @torch.no_grad()
-def measure_constraints(agent: Agent, batch: "Batch", old: Tensor) -> dict[str, float]:
-    """Temperature, penalties, and the KLs that these hold down over the whole batch."""
-    kls = constrained_kls(
-        agent.policy.distribution(old), agent.policy(batch.observations)
-    )
-    metrics = {"eta": agent.eta.item()}
-    for name, nu, kl in zip(("mean", "std"), agent.nu, kls, strict=False):
-        metrics |= {f"nu_{name}": nu.item(), f"kl_{name}": kl.mean().item()}
-    return metrics
+def measure_constraints(agent: Agent, old: Distribution, batch: "Batch") -> dict:
+    """η, and each ν with the KL that it penalises, over the whole batch."""
+    kls = split_kl(old, agent.policy(batch.observations))
+    log = {"eta": [agent.eta]}
+    for name, nu, kl in zip(["mean", "std"], agent.nu, kls, strict=False):
+        log |= {f"nu_{name}": [nu], f"kl_{name}": [kl.mean()]}
+    return log
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
 
 
 class Batch(NamedTuple):
-    """D: T steps of N environments, B = T·N in time-major order; K ended an episode."""
+    """D: T steps of N environments, B = T·N in time-major order."""
 
     observations: Tensor  # [B, O]
     last_observations: Tensor  # [N, O], those after step T
-    final_observations: (
-        Tensor  # [K, O], those that ended an episode, not its successor's
-    )
+    final_observations: Tensor  # [K, O], the last of K episodes that ended
     actions: Tensor  # [B, A] before squashing, or [B]
     log_prob_old: Tensor  # [B], ln β(a|s)
     rewards: Tensor  # [T, N]
-    terminated: Tensor  # [T, N]
-    truncated: Tensor  # [T, N]
+    terminated: Tensor  # [T, N], bool
+    truncated: Tensor  # [T, N], bool
 
 
 @torch.no_grad()
@@ -516,9 +473,8 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
-    rewards, discounted, terminated, truncated = map(
-        environments.tensor, map(np.stack, outcomes)
-    )
+    outcomes = map(environments.tensor, map(np.stack, outcomes))
+    rewards, discounted, terminated, truncated = outcomes
     agent.return_statistics.absorb(discounted.flatten())
     return Batch(
         observations,
@@ -540,17 +496,15 @@ def make_environment(config, render_mode: str | None = None) -> gym.Env:
     except (gym.error.Error, ImportError, ValueError) as error:
         raise UsageError(f"--env-id {config.env_id}: {error}") from error
     space, actions = env.observation_space, env.action_space
-    bounded = isinstance(actions, Box) and actions.is_bounded()
-    if not isinstance(actions, Discrete) and not (
-        bounded and actions.dtype.kind == "f"
-    ):
+    box = (
+        isinstance(actions, Box) and actions.dtype.kind == "f" and actions.is_bounded()
+    )
+    if not box and not isinstance(actions, Discrete):
         wanted = "must be Discrete or a bounded Box of floats"
         raise UsageError(f"--env-id {config.env_id}: actions {wanted}, not {actions}")
     if not space.is_np_flattenable or len(space.shape or ()) > 1:
-        wanted = "must be vectors, or a Dict or Tuple of vectors"
-        raise UsageError(
-            f"--env-id {config.env_id}: observations {wanted}, not {space}"
-        )
+        wanted = "must be a vector, or a Dict or Tuple of them"
+        raise UsageError(f"--env-id {config.env_id}: observation {wanted}, not {space}")
     return env if isinstance(space, Box) else gym.wrappers.FlattenObservation(env)
 
 
@@ -587,7 +541,8 @@ class Environments:
         """Start all episodes anew; what follows depends on the seed alone."""
         seeds = environment_seeds(self.vector.num_envs, *seed)
         self.observations = self.tensor(self.vector.reset(seed=seeds)[0])
-        self.discounted, self.total, self.length = np.zeros((3, self.vector.num_envs))
+        self.sums = np.zeros((3, self.vector.num_envs))  # over the episodes under way:
+        self.decay = np.array([[self.gamma], [1], [1]])  # discounted, return, length
         self.finished = []
 
     def step(self, actions: Tensor) -> tuple[np.ndarray, ...]:
@@ -597,26 +552,18 @@ class Environments:
         ended, final = terminated | truncated, observations[:0]
         if ended.any():  # `observations` holds the first of the next episode there
             final = np.stack(info["final_obs"][ended])
-        require_finite(
-            observations=observations, final_observations=final, rewards=rewards
-        )
+        require_finite(observations=observations, rewards=rewards, finals=final)
         self.observations = self.tensor(observations)
-        self.discounted = self.gamma * self.discounted + rewards
-        self.total, self.length = self.total + rewards, self.length + 1
-        self.finished += zip(self.total[ended], self.length[ended], strict=True)
-        outcome = rewards, self.discounted, terminated, truncated, final
-        going = ~ended
-        self.discounted, self.total = self.discounted * going, self.total * going
-        self.length = self.length * going
-        return outcome
+        sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
+        self.finished += sums[1:, ended].T.tolist()
+        self.sums = sums * ~ended
+        return rewards, sums[0], terminated, truncated, final
 
     def pop_episodes(self) -> dict[str, float]:
         """Mean return and length of the episodes finished since the last call."""
         finished, self.finished = self.finished, []
-        if not finished:
-            return {}
-        mean_return, mean_length = np.mean(finished, axis=0)
-        return {"episode_return": mean_return, "episode_length": mean_length}
+        means = np.mean(finished, axis=0) if finished else ()
+        return dict(zip(("episode_return", "episode_length"), means, strict=False))
 
 
 # ── evaluation ──────────────────────────────────────────────────────────────────────
@@ -628,25 +575,19 @@ LONGEST_EPISODE = 100_000  # in an environment that ends none itself
 def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
     """Play episodes with the mode of the policy; film or show the first of them."""
     mode = "rgb_array" if config.capture_video else "human" if config.render else None
-    count, device = config.eval_episodes, config.device
-    envs = [make_environment(config, mode if i == 0 else None) for i in range(count)]
+    modes = [mode] + [None] * (config.eval_episodes - 1)
+    envs = [make_environment(config, mode) for mode in modes]
     if config.capture_video:
-        prefix, first = (
-            f"iteration-{iteration}-seed-{config.seed}",
-            lambda episode: True,
-        )
-        film = partial(
-            gym.wrappers.RecordVideo, episode_trigger=first, name_prefix=prefix
-        )
-        envs[0] = film(envs[0], str(run / "videos"))
-    seeds = environment_seeds(count, config.seed, iteration, 1)
-    now = {i: envs[i].reset(seed=seeds[i])[0] for i in range(count)}
-    returns, lengths = np.zeros(count), np.zeros(count)
+        name = f"iteration-{iteration}-seed-{config.seed}"
+        film = {"episode_trigger": lambda episode: True, "name_prefix": name}
+        envs[0] = gym.wrappers.RecordVideo(envs[0], str(run / "videos"), **film)
+    seeds = environment_seeds(len(envs), config.seed, iteration, 1)
+    now = {i: env.reset(seed=seeds[i])[0] for i, env in enumerate(envs)}  # not yet over
+    returns, lengths = np.zeros((2, len(envs)))
     while now and lengths.max() < LONGEST_EPISODE:
         observations = torch.as_tensor(np.stack([*now.values()]), dtype=torch.float32)
-        actions = (
-            policy.to_environment(policy(observations.to(device)).mode).cpu().numpy()
-        )
+        modes = policy(observations.to(config.device)).mode
+        actions = policy.to_environment(modes).cpu().numpy()
         for i, action in zip([*now], actions, strict=True):
             action = action.reshape(envs[i].action_space.shape)
             now[i], reward, terminated, truncated, _ = envs[i].step(action)
@@ -656,10 +597,8 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
                 del now[i]
     for env in envs:
         env.close()
-    names = "eval/return_mean", "eval/return_std", "eval/length_mean"
-    return dict(
-        zip(names, (returns.mean(), returns.std(), lengths.mean()), strict=True)
-    )
+    score = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
+    return score | {"eval/length_mean": lengths.mean()}
 
 
 # ── run folder ──────────────────────────────────────────────────────────────────────
@@ -698,17 +637,15 @@ def open_run(config) -> Path:
     """The folder of the run to resume, or a new one."""
     if config.resume:
         return Path(config.resume)
-    name = (
-        f"{config.env_id}__{ALGORITHM}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.runs_dir, re.sub(r"[/:]", "-", name))
     try:
         run.mkdir(parents=True)
     except OSError as error:
         raise UsageError(f"--runs-dir: cannot make {run}: {error.strerror}") from error
-    versions = {
-        name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")
-    }
+    packages = "torch", "gymnasium", "mujoco", "numpy"
+    versions = {package: version(package) for package in packages}
     content = {"algorithm": ALGORITHM, "config": asdict(config), "versions": versions}
     write(run / "config.json", json.dumps(content, indent=2).encode())
     return run
@@ -725,14 +662,10 @@ def load_config(run: Path) -> Config:
         lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         return Config(**values | lists)
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"{path} is not the configuration of a run: {error}"
-        ) from error
+        raise UsageError(f"{path} is not a run's config.json: {error}") from error
 
 
-def save_checkpoint(
-    run: Path, agent: Agent, optimizer, iteration: int, step: int
-) -> None:
+def save_checkpoint(run: Path, agent, optimizer, iteration: int, step: int) -> None:
     """All that the rest of the run depends on, followed by its SHA-256."""
     state = {"algorithm": ALGORITHM, "iteration": iteration, "step": step}
     state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
@@ -743,7 +676,7 @@ def save_checkpoint(
     write(run / "checkpoint.pt", content + hashlib.sha256(content).digest())
 
 
-def load_checkpoint(run: Path, agent: Agent, optimizer) -> tuple[int, int]:
+def load_checkpoint(run: Path, agent, optimizer) -> tuple[int, int]:
     """Restore what was saved; returns iteration and step."""
     path = run / "checkpoint.pt"
     content, checksum = (file := read(path))[:-32], file[-32:]
@@ -760,17 +693,9 @@ def load_checkpoint(run: Path, agent: Agent, optimizer) -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(cuda)
         return state["iteration"], state["step"]
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"{path} does not fit {run / 'config.json'}: {reason}"
-        ) from error
+        raise UsageError(f"{path} does not fit its config.json: {reason}") from error
 
 
 class Log:
@@ -782,20 +707,13 @@ class Log:
             self.lines = read(self.path).decode().splitlines()[: iteration + 1]
             elapsed = float(self.lines[-1].split(",")[len(COLUMNS) - 1])
         self.start, self.tracker = time.perf_counter() - elapsed, None
-        bar = partial(
-            tqdm, unit=" steps", unit_scale=True, dynamic_ncols=True, disable=None
-        )
-        self.bar = bar(total=config.total_timesteps, initial=step)
+        shown = {"total": config.total_timesteps, "initial": step, "unit": " steps"}
+        self.bar = tqdm(**shown, unit_scale=True, dynamic_ncols=True, disable=None)
         if config.track:
-            import wandb
+            import wandb  # only here: it takes seconds
 
-            self.tracker = wandb.init(
-                project=config.wandb_project,
-                id=run.name,
-                dir=run,
-                config=asdict(config),
-                resume="allow",
-            )
+            names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
+            self.tracker = wandb.init(**names, dir=run, config=asdict(config))
             self.tracker.define_metric("*", step_metric="step")
 
     def add(self, row: dict[str, float]) -> None:
@@ -806,18 +724,15 @@ class Log:
         self.lines.append(",".join(map(str, row.values())))
         write(self.path, "\n".join([*self.lines, ""]).encode())
         if self.tracker:
-            self.tracker.log(
-                {name: value for name, value in row.items() if value != ""}
-            )
+            self.tracker.log({k: v for k, v in row.items() if v != ""})
         self.bar.update(row["step"] - self.bar.n)
-        self.bar.set_postfix(
-            {"return": row["train/episode_return"], "KL": row["train/kl"]}
-        )
+        shown = {"return": row["train/episode_return"], "KL": row["train/kl"]}
+        self.bar.set_postfix(shown)
         if row["eval/return_mean"] != "":
             text = (
-                "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}, "
+                "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
             )
-            text += "KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
+            text += ", KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
             self.bar.write(text.format(**row))
 
     def close(self) -> None:
@@ -877,12 +792,9 @@ def train(config: Config) -> Path:
     else:
         save_checkpoint(run, agent, optimizer, iteration, step)
     log = Log(config, run, iteration, step)
-    print(
-        f"{ALGORITHM} on {config.env_id}: {space[0]} observations, actions {space[1]}"
-    )
-    print(
-        f"{sum(p.numel() for p in agent.parameters()):,} parameters; run folder {run}"
-    )
+    print(f"{ALGORITHM}: {config.env_id}, observations {space[0]}, actions {space[1]}")
+    parameters = sum(parameter.numel() for parameter in agent.parameters())
+    print(f"{parameters:,} parameters, run folder {run}")
     command = f"python {ALGORITHM}.py"
     try:
         # Algs. 4–8: while t ≤ T do
@@ -917,12 +829,9 @@ def play(config: Config) -> None:
     size, space = env.observation_space.shape[0], env.action_space
     agent, optimizer = make_agent(config, size, space)
     iteration, step = load_checkpoint(run, agent, optimizer)
-    score = evaluate(agent.policy, config, run, iteration)
-    mean, std, length = score.values()
-    print(
-        f"{config.env_id} at step {step:,}: return {mean:.1f} ± {std:.1f}, "
-        f"length {length:.1f}, {config.eval_episodes} episodes"
-    )
+    text = "return {eval/return_mean} ± {eval/return_std}, length {eval/length_mean}"
+    score = text.format(**evaluate(agent.policy, config, run, iteration))
+    print(f"{config.env_id}, step {step:,}: {score}, {config.eval_episodes} episodes")
 
 
 # ── command line ────────────────────────────────────────────────────────────────────
@@ -943,14 +852,17 @@ def check_machine(config) -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
+FREE_TO_CHANGE = {"resume", "evaluate", "device", "vectorization", "track"}
+FREE_TO_CHANGE |= {"wandb_project", "capture_video", "render"}
+
+
 def parse(arguments: list[str] | None = None, default: Config | None = None) -> Config:
     """The flags, over the configuration of the run that one of them names."""
     box, about = io.StringIO(), __doc__.splitlines()[0]
     try:
         with contextlib.redirect_stderr(box):
-            config = tyro.cli(
-                Config, args=arguments, default=default, description=about
-            )
+            flags = {"args": arguments, "default": default, "description": about}
+            config = tyro.cli(Config, **flags)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
@@ -960,15 +872,11 @@ def parse(arguments: list[str] | None = None, default: Config | None = None) -> 
         return config
     saved = load_config(Path(run))
     config = parse(arguments, replace(saved, resume=None, evaluate=None))
-    free = {"resume", "evaluate", "device", "vectorization", "track", "wandb_project"}
-    free |= {"capture_video", "render"}
-    free |= {"seed", "eval_episodes"} if config.evaluate else set()
-    for name in {field.name for field in fields(Config)} - free:
-        if getattr(config, name) != getattr(saved, name):
+    free = FREE_TO_CHANGE | ({"seed", "eval_episodes"} if config.evaluate else set())
+    for name, value in asdict(saved).items():
+        if name not in free and getattr(config, name) != value:
             flag = name.replace("_", "-")
-            raise UsageError(
-                f"--{flag}: the run has {getattr(saved, name)}, and keeps it"
-            )
+            raise UsageError(f"--{flag}: the run was started with {value} and keeps it")
     return config
 
 
@@ -977,12 +885,9 @@ def main() -> None:
     try:
         config = parse()
         (play if config.evaluate else train)(config)
-    except UsageError as error:
+    except (UsageError, FloatingPointError) as error:
         print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
