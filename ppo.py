@@ -276,8 +276,8 @@ def compute_gae(
     All tensors are [T, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
-    terminated, truncated = terminated.float(), truncated.float()
-    ended = torch.maximum(terminated, truncated)  # ω of the recursion
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
+    ended = torch.maximum(terminated, truncated)
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)

@@ -237,7 +237,7 @@ class Agent(nn.Module):
 
 def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
     """G_t = Σ_{k≥t} γ^{k−t} r_k, to the end of the episode; all are [T, N]."""
-    terminated, truncated = terminated.float(), truncated.float()
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
     decay = gamma * (1 - ended)
     returns, x = torch.empty_like(rewards), torch.zeros_like(rewards[0])

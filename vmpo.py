@@ -301,8 +301,8 @@ def compute_gae(
     All tensors are [T, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
-    terminated, truncated = terminated.float(), truncated.float()
-    ended = torch.maximum(terminated, truncated)  # ω of the recursion
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
+    ended = torch.maximum(terminated, truncated)
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
@@ -331,10 +331,7 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
 
 
 def policy_loss(log_prob, advantages, eta, log_weights: Tensor | float = 0) -> Tensor:
-    """−Σ ψ ln π_θ(a|s) over [K] of D̃, ψ ∝ exp(A/η) without gradient  (Eq. 20).
-
-    Importance sampling multiplies exp(A/η) by weights, given as their logarithms.
-    """
+    """−Σ ψ ln π_θ(a|s) over [K] of D̃, ψ ∝ weight · exp(A/η), no gradient  (Eq. 20)."""
     psi = (advantages / eta + log_weights).softmax(dim=0).detach()
     return -(psi * log_prob).sum()
 
@@ -342,7 +339,7 @@ def policy_loss(log_prob, advantages, eta, log_weights: Tensor | float = 0) -> T
 def temperature_loss(advantages, eta, eps_eta: float, log_weights=0) -> Tensor:
     """η ε_η + η ln(mean[exp(A/η)]) over [K] of D̃  (Eq. 21)."""
     log_sum = (advantages / eta + log_weights).logsumexp(dim=0)
-    return eta * eps_eta + eta * (log_sum - math.log(len(advantages)))
+    return eta * (eps_eta + log_sum - math.log(len(advantages)))
 
 
 def kl_loss(kl: Tensor, nu: Tensor, eps_nu: float) -> Tensor:
@@ -354,8 +351,10 @@ def split_kl(old: Distribution, new: Distribution) -> list[Tensor]:
     """KL(π_old‖π_θ) of [B]; of Gaussians, with the new mean, and with the new std."""
     if isinstance(old, Categorical):
         return [kl_divergence(old, new)]
-    parts = Normal(new.mean, old.stddev), Normal(old.mean, new.stddev)
-    return [kl_divergence(old, Independent(part, 1)) for part in parts]
+    old, new = old.base_dist, new.base_dist
+    parts = (new.loc, old.scale), (old.loc, new.scale)
+    parts = [Normal(*part, validate_args=False) for part in parts]
+    return [kl_divergence(old, part).sum(-1) for part in parts]
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
