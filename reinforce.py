@@ -9,6 +9,8 @@ Algorithm 3, each line quoted where the code does it, in this order:
 
 Departures from the paper's text:
 1. One step along the mean gradient of a batch of whole episodes, as in Section 6.
+2. A time limit ends the sum too: there is no V to bootstrap.
+3. r_t is the reward that follows a_t, the paper's r_{t+1}.
 
     python reinforce.py --env-id Ant-v4
     python reinforce.py --evaluate runs/RUN --capture-video
@@ -47,6 +49,7 @@ from tqdm import tqdm
 # ── configuration ───────────────────────────────────────────────────────────────────
 
 ALGORITHM = "reinforce"
+LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 Count = Annotated[int, 1, 2**53]  # the range that `Config` holds a field to
 Fraction = Annotated[float, 0, 1]
 Positive = Annotated[float, 1e-12, 1e12]
@@ -218,7 +221,7 @@ class Policy(nn.Module):
         if self.discrete:
             return actions + self.start
         unit = actions.tanh() if self.squash else actions.clamp(-1, 1)
-        return torch.lerp(self.low, self.high, (unit + 1) / 2)
+        return torch.lerp(self.low, self.high, (unit + 1).to(self.low) / 2)
 
 
 class Agent(nn.Module):
@@ -264,17 +267,19 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 # ── update ──────────────────────────────────────────────────────────────────────────
 
 
-def gradient_step(optimizer, loss: Tensor, max_norm: float, *networks) -> Tensor:
+def gradient_step(agent: Agent, optimizer, loss: Tensor, max_norm: float) -> Tensor:
     """One step down the loss; each network's gradient is clipped on its own.
 
-    Returns the norm of the first network's gradient before it is clipped.
+    Returns the norm of the policy's gradient before it is clipped.
     """
     optimizer.zero_grad()
     loss.backward()
-    clip = nn.utils.clip_grad_norm_
-    norms = [clip(network.parameters(), max_norm) for network in networks]
+    norms = {
+        name: nn.utils.clip_grad_norm_(list(network.parameters()), max_norm)
+        for name, network in agent.named_children()
+    }
     optimizer.step()
-    return norms[0]
+    return norms["policy"]
 
 
 def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
@@ -296,8 +301,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             if config.entropy_coefficient:
                 entropy = agent.policy.entropy(distribution).mean()
                 loss = loss - config.entropy_coefficient * entropy
-            networks = [agent.policy]
-            grad_norm = gradient_step(optimizer, loss, config.max_grad_norm, *networks)
+            grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
             log["policy_loss"].append(actor_loss)
             log["grad_norm"].append(grad_norm)
     return {name: torch.stack(values).mean().item() for name, values in log.items()}
@@ -361,7 +365,10 @@ def make_environment(config, render_mode: str | None = None) -> gym.Env:
     if not space.is_np_flattenable or len(space.shape or ()) > 1:
         wanted = "must be a vector, or a Dict or Tuple of them"
         raise UsageError(f"--env-id {config.env_id}: observation {wanted}, not {space}")
-    return env if isinstance(space, Box) else gym.wrappers.FlattenObservation(env)
+    if env.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
+    vector = isinstance(space, Box) and len(space.shape) == 1
+    return env if vector else gym.wrappers.FlattenObservation(env)
 
 
 def environment_seeds(count: int, *numbers: int) -> list[int]:
@@ -424,8 +431,6 @@ class Environments:
 
 # ── evaluation ──────────────────────────────────────────────────────────────────────
 
-LONGEST_EPISODE = 100_000  # in an environment that ends none itself
-
 
 @torch.no_grad()
 def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
@@ -440,7 +445,7 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
     seeds = environment_seeds(len(envs), config.seed, iteration, 1)
     now = {i: env.reset(seed=seeds[i])[0] for i, env in enumerate(envs)}  # not yet over
     returns, lengths = np.zeros((2, len(envs)))
-    while now and lengths.max() < LONGEST_EPISODE:
+    while now:
         observations = torch.as_tensor(np.stack([*now.values()]), dtype=torch.float32)
         modes = policy(observations.to(config.device)).mode
         actions = policy.to_environment(modes).cpu().numpy()
@@ -653,7 +658,7 @@ def train(config: Config) -> Path:
     print(f"{parameters:,} parameters, run folder {run}")
     command = f"python {ALGORITHM}.py"
     try:
-        # Algs. 4–8: while t ≤ T do
+        # Algs. 4–6, 8: while t ≤ T do
         while step < config.total_timesteps:
             if iteration % config.checkpoint_every == 0:
                 environments.reset(config.seed, iteration)

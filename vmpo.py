@@ -3,6 +3,7 @@
     θ, η, ν ← argmin L_π(θ) + L_η(η) + L_ν(θ, ν), on D̃, the half of D with larger A
 
 Algorithm 8, each line quoted where the code does it, in this order:
+    while t ≤ T do
     for i = 1, …, U do
     a ∼ π_θ
     s, r ∼ P(s, a)
@@ -13,16 +14,15 @@ Algorithm 8, each line quoted where the code does it, in this order:
     L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
     L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
     L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
-    dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
     dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
+    dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
     update θ, η, ν and ϕ using dθ, dη, dν and dϕ
 
 Departures from the paper's text:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
 2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
 3. An epoch is a pass over shuffled minibatches with one gradient step each.
-4. L_π is the sum of Eq. 20; ψ sums to one, so Algorithm 8's 1/|D̃| is left out.
-5. A Gaussian has two constraints: one KL for the mean, one for the std.
+4. L_π is a sum (Eq. 20), not a mean; a Gaussian has one KL for its μ, one for its σ.
 
     python vmpo.py --env-id Ant-v4
     python vmpo.py --evaluate runs/RUN --capture-video
@@ -63,6 +63,7 @@ from tqdm import tqdm
 # ── configuration ───────────────────────────────────────────────────────────────────
 
 ALGORITHM = "vmpo"
+LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 Count = Annotated[int, 1, 2**53]  # the range that `Config` holds a field to
 Fraction = Annotated[float, 0, 1]
 Positive = Annotated[float, 1e-12, 1e12]
@@ -257,7 +258,7 @@ class Policy(nn.Module):
         if self.discrete:
             return actions + self.start
         unit = actions.tanh() if self.squash else actions.clamp(-1, 1)
-        return torch.lerp(self.low, self.high, (unit + 1) / 2)
+        return torch.lerp(self.low, self.high, (unit + 1).to(self.low) / 2)
 
 
 class Value(nn.Module):
@@ -371,17 +372,19 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 # ── update ──────────────────────────────────────────────────────────────────────────
 
 
-def gradient_step(optimizer, loss: Tensor, max_norm: float, *networks) -> Tensor:
+def gradient_step(agent: Agent, optimizer, loss: Tensor, max_norm: float) -> Tensor:
     """One step down the loss; each network's gradient is clipped on its own.
 
-    Returns the norm of the first network's gradient before it is clipped.
+    Returns the norm of the policy's gradient before it is clipped.
     """
     optimizer.zero_grad()
     loss.backward()
-    clip = nn.utils.clip_grad_norm_
-    norms = [clip(network.parameters(), max_norm) for network in networks]
+    norms = {
+        name: nn.utils.clip_grad_norm_(list(network.parameters()), max_norm)
+        for name, network in agent.named_children()
+    }
     optimizer.step()
-    return norms[0]
+    return norms["policy"]
 
 
 def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
@@ -405,21 +408,21 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             # Alg. 8: Compute D̃
             top_half = A.topk((len(A) + 1) // 2).indices
             A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
-            data = A, agent.eta, config.importance_weights * log_ratio.detach()
+            log_weights = config.importance_weights * log_ratio.detach()
             # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
             kls = split_kl(old_policy(observations), distribution)
             penalty = sum(map(kl_loss, kls, agent.nu, eps_nu))
             # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
-            actor_loss = policy_loss(log_prob[top_half], *data)
+            actor_loss = policy_loss(log_prob[top_half], A, agent.eta, log_weights)
             # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
-            eta_loss = temperature_loss(A, agent.eta, config.eps_eta, data[-1])
+            eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_weights)
+            # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
+            loss = actor_loss + penalty + eta_loss
             # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
             critic_loss = value_loss(agent.value(observations), returns[i])
-            # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
-            loss = actor_loss + penalty + eta_loss + critic_loss
+            loss = loss + critic_loss
             # Alg. 8: update θ, η, ν and ϕ using dθ, dη, dν and dϕ
-            networks = agent.policy, agent.value
-            grad_norm = gradient_step(optimizer, loss, config.max_grad_norm, *networks)
+            grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
             agent.eta.data.clamp_(min=config.eta_min)
             agent.nu.data.clamp_(min=config.nu_min)
             log["policy_loss"].append(actor_loss)
@@ -461,14 +464,14 @@ class Batch(NamedTuple):
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """T steps of N environments under π_θ, which stays as it is meanwhile."""
     steps = []
-    # Algs. 4–8: for i = 1, …, U do
+    # Algs. 4–6, 8: for i = 1, …, U do
     for _ in range(config.unroll_length):
         observations = environments.observations
-        # Algs. 4–8: a ∼ π_θ
+        # Algs. 4–6, 8: a ∼ π_θ
         actions = agent.policy(observations).sample()
-        # Algs. 4–8: s, r ∼ P(s, a)
+        # Algs. 4–6, 8: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
-        # Algs. 4–8: Store (a, s, r, β(a|s)) in D
+        # Algs. 4–6, 8: Store (a, s, r, β(a|s)) in D
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
@@ -504,7 +507,10 @@ def make_environment(config, render_mode: str | None = None) -> gym.Env:
     if not space.is_np_flattenable or len(space.shape or ()) > 1:
         wanted = "must be a vector, or a Dict or Tuple of them"
         raise UsageError(f"--env-id {config.env_id}: observation {wanted}, not {space}")
-    return env if isinstance(space, Box) else gym.wrappers.FlattenObservation(env)
+    if env.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
+    vector = isinstance(space, Box) and len(space.shape) == 1
+    return env if vector else gym.wrappers.FlattenObservation(env)
 
 
 def environment_seeds(count: int, *numbers: int) -> list[int]:
@@ -567,8 +573,6 @@ class Environments:
 
 # ── evaluation ──────────────────────────────────────────────────────────────────────
 
-LONGEST_EPISODE = 100_000  # in an environment that ends none itself
-
 
 @torch.no_grad()
 def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
@@ -583,7 +587,7 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
     seeds = environment_seeds(len(envs), config.seed, iteration, 1)
     now = {i: env.reset(seed=seeds[i])[0] for i, env in enumerate(envs)}  # not yet over
     returns, lengths = np.zeros((2, len(envs)))
-    while now and lengths.max() < LONGEST_EPISODE:
+    while now:
         observations = torch.as_tensor(np.stack([*now.values()]), dtype=torch.float32)
         modes = policy(observations.to(config.device)).mode
         actions = policy.to_environment(modes).cpu().numpy()
@@ -796,7 +800,7 @@ def train(config: Config) -> Path:
     print(f"{parameters:,} parameters, run folder {run}")
     command = f"python {ALGORITHM}.py"
     try:
-        # Algs. 4–8: while t ≤ T do
+        # Algs. 4–6, 8: while t ≤ T do
         while step < config.total_timesteps:
             if iteration % config.checkpoint_every == 0:
                 environments.reset(config.seed, iteration)

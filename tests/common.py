@@ -26,6 +26,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(algorithm: str, *flags, runs: Path, cwd: Path | None = None, **variables):
     """Run a script through its command line, as a user would."""
+    runs.mkdir(exist_ok=True)
     return subprocess.run(
         command(algorithm, *flags, runs=runs),
         cwd=cwd or runs,

@@ -624,9 +624,7 @@ def test_each_networks_gradient_is_clipped_on_its_own(script):
     observations = torch.randn(32, 3)
     actor = 1e3 * agent.policy(observations).mean.sum()
     critic = 1e6 * agent.value(observations).sum()
-    norm = script.gradient_step(
-        optimizer, actor + critic, 0.5, agent.policy, agent.value
-    )
+    norm = script.gradient_step(agent, optimizer, actor + critic, 0.5)
     for network in (agent.policy, agent.value):
         gradients = [p.grad.norm() for p in network.parameters()]
         assert torch.stack(gradients).norm().item() == pytest.approx(0.5, rel=1e-4)

@@ -1,0 +1,406 @@
+"""The paper's experiments: many trainings, resumed where they stopped, none run twice.
+
+    python docs/experiments/run.py figure7 --jobs 2
+    python docs/experiments/run.py figure4 --seeds 0 --total-timesteps 1_000_000
+    python docs/experiments/run.py figure4 --algorithm ppo -- --device cuda
+
+Stop it with Ctrl-C, go on with the same command. Flags after `--` are the scripts'.
+Which run belongs to which cell of an experiment is read from the run's config.json.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import chain, product
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # for the five scripts
+
+ALGORITHMS = ("reinforce", "a2c", "trpo", "ppo", "vmpo")
+EVALUATIONS = 30  # about as many in each run, however long it is
+POLL_SECONDS = 0.5
+STOP_SECONDS = 60  # that a script has to finish the write in hand
+TAIL = 12  # lines of a failed run's log to show
+ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+ENVIRONMENT["PYTHONUNBUFFERED"] = "1"  # a log that is there when a run is killed
+RESERVED = {"--env-id", "--seed", "--total-timesteps", "--precision"}
+RESERVED |= {"--runs-dir", "--resume", "--evaluate"}
+
+
+class UsageError(Exception):
+    """A person's mistake, in one line."""
+
+
+class Experiment(NamedTuple):
+    total_timesteps: int
+    algorithms: tuple[str, ...]
+    env_ids: tuple[str, ...] = ("HalfCheetah-v4",)
+    variants: tuple[str, ...] = ("",)  # "flag=value" each
+
+
+TASKS = ("HalfCheetah-v4", "Ant-v4", "Humanoid-v4", "Hopper-v4")
+COEFFICIENTS = tuple(f"entropy_coefficient={c}" for c in (0.1, 0.01, 0))
+EXPERIMENTS = {
+    "figure4": Experiment(8_000_000, ALGORITHMS, TASKS),  # and Figure 5, Table 3
+    "figure6": Experiment(8_000_000, ("a2c",), variants=COEFFICIENTS),
+    "figure7": Experiment(
+        1_000_000, ("a2c", "reinforce"), variants=("num_epochs=1", "num_epochs=5")
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """One training: a row of the experiment's plan."""
+
+    experiment: str
+    algorithm: str
+    variant: str
+    flags: tuple[str, ...]
+    config: object  # the script's Config, as these flags make it
+
+    @property
+    def name(self) -> str:
+        config = self.config
+        words = config.env_id, self.algorithm, self.variant, f"seed {config.seed}"
+        return " ".join(filter(None, words))
+
+    @property
+    def folder(self) -> tuple:
+        """What the name of a run's folder is made of, with the time in seconds."""
+        return self.config.env_id, self.algorithm, self.config.seed
+
+    def steps(self, run: Path | None) -> int:
+        return min(progress(run), self.config.total_timesteps) if run else 0
+
+    def done(self, run: Path | None) -> bool:
+        complete = self.steps(run) == self.config.total_timesteps
+        return complete and (run / "checkpoint.pt").exists()
+
+
+# ── command line ────────────────────────────────────────────────────────────────────
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake, instead of the whole usage."""
+
+    def error(self, message: str):
+        raise UsageError(message)
+
+
+def make_parser(about: str) -> Parser:
+    """The flags that choose cells."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=about, formatter_class=style, allow_abbrev=False)
+    add = parser.add_argument
+    add("names", nargs="+", choices=EXPERIMENTS, help="the experiments")
+    add("--total-timesteps", type=int, help="steps of each run; default: the paper's")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add("--env-id", nargs="+", help="default: the experiment's")
+    add("--algorithm", nargs="+", choices=ALGORITHMS, help="default: the experiment's")
+    add("--precision", choices=("float32", "bfloat16"), default="float32")
+    add("--runs-dir", type=Path, default=Path("runs"), help="default: runs")
+    return parser
+
+
+def parse(parser: Parser, arguments: list[str] | None):
+    """The options, and the cells that they choose."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    options, extra = parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
+    cells = [make_cells(name, options, extra) for name in dict.fromkeys(options.names)]
+    return options, [*chain(*cells)]
+
+
+def make_cells(name: str, options, extra: list[str]) -> list[Cell]:
+    """All cells of an experiment, the first seed of each before the second of any."""
+    experiment, cells = EXPERIMENTS[name], []
+    algorithms = options.algorithm or experiment.algorithms
+    if missing := set(algorithms) - set(experiment.algorithms):
+        has = ", ".join(experiment.algorithms)
+        raise UsageError(f"--algorithm {missing.pop()}: {name} has {has}")
+    total = options.total_timesteps
+    total = experiment.total_timesteps if total is None else total
+    given = {word.split("=")[0].replace("_", "-") for word in extra}
+    if reserved := given & RESERVED:
+        raise UsageError(f"{reserved.pop()} cannot stand after --: run.py sets it")
+    env_ids = options.env_id or experiment.env_ids
+    for algorithm, variant in product(dict.fromkeys(algorithms), experiment.variants):
+        shared = ["--total-timesteps", str(total), "--precision", options.precision]
+        shared += [f"--{variant.replace('_', '-')}"] if variant else []
+        with its_errors(algorithm) as script:
+            base = script.parse(shared + extra)
+            if "--eval-every" not in given:
+                steps = base.num_envs * base.unroll_length * EVALUATIONS
+                base = replace(base, eval_every=max(1, total // steps))
+                shared += ["--eval-every", str(base.eval_every)]
+            for env_id, seed in product(dict.fromkeys(env_ids), options.seeds):
+                config = replace(base, env_id=env_id, seed=seed)
+                flags = ("--env-id", env_id, "--seed", str(seed), *shared, *extra)
+                text = " ".join(filter(None, (variant, *extra)))
+                cells.append(Cell(name, algorithm, text, flags, config))
+    return sorted(cells, key=lambda cell: options.seeds.index(cell.config.seed))
+
+
+@contextlib.contextmanager
+def its_errors(algorithm: str):
+    """The script of an algorithm; its complaints become ours."""
+    script = importlib.import_module(algorithm)
+    try:
+        yield script
+    except script.UsageError as error:
+        raise UsageError(f"{algorithm}.py: {error}") from error
+
+
+def one_line(main) -> None:
+    """Run a program; a person's mistake gets one line and exit status 2."""
+    sys.stdout.reconfigure(line_buffering=True)  # a file of it grows while it works
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# ── runs on disk ────────────────────────────────────────────────────────────────────
+
+
+def identity(config):
+    """The configuration less what does not change the results; hashable."""
+    free = sys.modules[type(config).__module__].FREE_TO_CHANGE | {"runs_dir"}
+    default = type(config)()
+    return replace(config, **{name: getattr(default, name) for name in free})
+
+
+def load_run(run: Path):
+    """Algorithm and Config of a run, by its config.json."""
+    try:
+        algorithm = json.loads((run / "config.json").read_bytes())["algorithm"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{run} is not the folder of a run: no config.json") from error
+    if algorithm not in ALGORITHMS:
+        raise UsageError(f"{run} is of {algorithm}, which is none of the five")
+    with its_errors(algorithm) as script:
+        return algorithm, script.load_config(run)
+
+
+def find_runs(runs_dir: Path) -> dict:
+    """The folder of each configuration: the furthest, or of those the newest."""
+    runs = {}
+    for path in runs_dir.glob("*/config.json"):
+        with contextlib.suppress(UsageError):  # not ours, or of an older script's flags
+            key = identity(load_run(path.parent)[1])
+            rank = progress(path.parent), path.stat().st_mtime_ns
+            runs[key] = max(runs.get(key, ((-1, 0), None)), (rank, path.parent))
+    return {key: run for key, (_, run) in runs.items()}
+
+
+def progress(run: Path) -> int:
+    """The last step in progress.csv, 0 where there is none."""
+    try:
+        *_, last = (run / "progress.csv").read_text().splitlines()
+        return int(last.split(",")[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def current_commit() -> str:
+    """The commit of the scripts, marked if they differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = [*git, "rev-parse", "--short=10", "HEAD"]
+    found = subprocess.run(head, capture_output=True, text=True)
+    if found.returncode:
+        return "unknown"
+    scripts = [f"{algorithm}.py" for algorithm in ALGORITHMS]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *scripts])
+    return found.stdout.strip() + "-dirty" * changed.returncode
+
+
+# ── running ─────────────────────────────────────────────────────────────────────────
+
+
+class Job:
+    """A script at work on a cell."""
+
+    def __init__(self, cell: Cell, run: Path | None, commit: str, runs_dir, lock):
+        self.cell, self.run, self.commit = cell, None, commit
+        if run:
+            self.set_run(run)
+        name = re.sub(r"[^\w.=-]+", "_", f"{cell.experiment} {cell.name}")[:200]
+        self.log = runs_dir / ".logs" / f"{name}.log"
+        where = ["--resume", run] if run else ["--runs-dir", runs_dir]
+        command = [sys.executable, ROOT / f"{cell.algorithm}.py", *cell.flags, *where]
+        with open(self.log, "a") as log:
+            print("$", *command, file=log, flush=True)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | ENVIRONMENT,
+                start_new_session=True,  # Ctrl-C comes from us, and once
+                pass_fds=[lock],  # held until the last training has ended
+            )
+
+    def set_run(self, run: Path) -> None:
+        """Note the commit in commit.txt, which names all that this run had."""
+        self.run, path = run, run / "commit.txt"
+        known = path.read_text().split() if path.exists() else []
+        path.write_text("\n".join([*dict.fromkeys([*known, self.commit]), ""]))
+
+    def steps(self) -> int:
+        """How far it has come; learns which folder a new run has made."""
+        if not self.run:
+            run = find_runs(self.log.parents[1]).get(identity(self.cell.config))
+            if run and (run / "checkpoint.pt").exists():
+                self.set_run(run)
+        return self.cell.steps(self.run)
+
+    def failure(self) -> str:
+        tail = self.log.read_text(errors="replace").splitlines()[-TAIL:]
+        head = f"FAILED {self.cell.name}, exit status {self.process.returncode}"
+        return "\n    ".join([f"{head}; the end of {self.log}:", *tail])
+
+
+class Runner:
+    """The cells that wait, the jobs at work, and the display over all of them."""
+
+    def __init__(self, cells: list[Cell], options, lock: int):
+        self.cells, self.options, self.lock = cells, options, lock
+        self.commit, found = current_commit(), find_runs(options.runs_dir)
+        self.runs = {cell: found.get(identity(cell.config)) for cell in cells}
+        self.steps = {cell: cell.steps(run) for cell, run in self.runs.items()}
+        self.waiting = [cell for cell in cells if not cell.done(self.runs[cell])]
+        self.done, self.failed, self.jobs = len(cells) - len(self.waiting), [], []
+        logs = options.runs_dir / ".logs"
+        print(f"{len(cells)} runs, {self.done} of them done before; logs in {logs}")
+        total = sum(cell.config.total_timesteps for cell in cells)
+        shown = {"total": total, "initial": sum(self.steps.values()), "unit": " steps"}
+        shown |= {"unit_scale": True, "smoothing": 0, "dynamic_ncols": True}
+        self.bar = tqdm(**shown, disable=None)
+
+    def start(self) -> None:
+        """Give a free place to the next cell."""
+        # Two that make folders of the same name in the same second would collide.
+        unnamed = {job.cell.folder for job in self.jobs if not job.run}
+        ready = [cell for cell in self.waiting if cell.folder not in unnamed]
+        if not ready or len(self.jobs) == self.options.jobs:
+            return
+        self.waiting.remove(cell := ready[0])
+        run = self.runs[cell]
+        if run and not (run / "checkpoint.pt").exists():
+            run = None  # it ended before there was anything to resume
+        runs_dir = self.options.runs_dir
+        self.jobs.append(Job(cell, run, self.commit, runs_dir, self.lock))
+        self.bar.write(f"{'resumed' if run else 'started'} {cell.name}")
+
+    def poll(self) -> None:
+        """See what has ended and how far the others are."""
+        for job in [*self.jobs]:
+            ended = job.process.poll() is not None  # asked first: then steps are final
+            self.steps[job.cell] = job.steps()
+            if not ended:
+                continue
+            self.jobs.remove(job)
+            if job.process.returncode or not job.cell.done(job.run):
+                self.failed.append(job)
+                self.bar.write(job.failure())
+            else:
+                self.done += 1
+                self.bar.write(f"finished {job.cell.name} in {job.run}")
+        counts = f"{self.done}/{len(self.cells)} done, {len(self.jobs)} running"
+        self.bar.set_description(f"{counts}, {len(self.failed)} failed", refresh=False)
+        self.bar.n = sum(self.steps.values())
+        self.bar.refresh()
+
+    def stop(self) -> None:
+        """Have the scripts stop as at Ctrl-C; they can be resumed."""
+        for job in self.jobs:
+            job.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for job in self.jobs:
+            try:
+                job.process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(job.process.pid, signal.SIGKILL)  # harmless to what is saved
+                job.process.wait()
+            job.steps()  # the last chance to note the commit of a folder just made
+        self.bar.close()
+
+
+def run_cells(cells: list[Cell], options, lock: int) -> int:
+    """Work through the cells; returns the exit status."""
+    stopped, runner = [], Runner(cells, options, lock)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: stopped.append(number))
+    try:
+        while (runner.waiting or runner.jobs) and not stopped:
+            runner.start()
+            time.sleep(POLL_SECONDS)
+            runner.poll()
+        if stopped:
+            runner.bar.write(f"stopping {len(runner.jobs)} running")
+    finally:
+        runner.stop()
+    for job in runner.failed:
+        print(f"failed: {job.cell.name}, see {job.log}")
+    again = "; stopped, the same command goes on" if stopped else ""
+    print(f"{runner.done} of {len(cells)} runs done{again}")
+    return 130 if stopped else int(bool(runner.failed))
+
+
+def check(cells: list[Cell]) -> None:
+    """Refuse what this machine lacks, before anything is started."""
+    for cell in {(cell.algorithm, cell.config.env_id): cell for cell in cells}.values():
+        with its_errors(cell.algorithm) as script:
+            script.check_machine(cell.config)
+            script.make_environment(cell.config).close()
+
+
+@contextlib.contextmanager
+def sole_user(runs_dir: Path):
+    """A lock on the folder: two programs that start the same cells run them twice."""
+    try:
+        (runs_dir / ".logs").mkdir(parents=True, exist_ok=True)
+        lock = os.open(runs_dir / ".lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        at_work = "another run.py, or a training that one left behind, is at work there"
+        raise UsageError(f"--runs-dir {runs_dir}: {at_work}") from None
+    except OSError as error:
+        raise UsageError(f"--runs-dir {runs_dir}: {error.strerror}") from error
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = make_parser(__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="at once; default: 1")
+    options, cells = parse(parser, arguments)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be 1 or more, not {options.jobs}")
+    check(cells)
+    unique = {identity(cell.config): cell for cell in reversed(cells)}  # first ones win
+    with sole_user(options.runs_dir) as lock:
+        return run_cells([*reversed(unique.values())], options, lock)
+
+
+if __name__ == "__main__":
+    one_line(main)
