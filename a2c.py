@@ -28,8 +28,10 @@ import importlib.util
 import io
 import json
 import math
+import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -38,7 +40,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Literal, NamedTuple, get_type_hints
 
 import gymnasium as gym
@@ -63,6 +64,10 @@ Positive = Annotated[float, 1e-12, 1e12]
 
 class UsageError(Exception):
     """A person's mistake, in one line: the flag or file, what is wrong, what to do."""
+
+
+class RunError(Exception):
+    """What stops a run that began well, in one line; its last checkpoint is good."""
 
 
 @dataclass(frozen=True)
@@ -417,7 +422,7 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
 
 def make_environment(config, render_mode: str | None = None) -> gym.Env:
     """One environment with flat observations, if a policy of ours can act in it."""
-    gym.logger.min_level = gym.logger.ERROR  # the paper's v4 ids are "out of date"
+    gym.logger.min_level = 50  # silent: the v4 ids are "out of date", errors are ours
     try:
         env = gym.make(config.env_id, render_mode=render_mode)
     except (gym.error.Error, ImportError, ValueError) as error:
@@ -447,7 +452,26 @@ def require_finite(**quantities) -> None:
     """Stop the run at the first number that is not finite."""
     for name, values in quantities.items():
         if not np.isfinite(values).all():
-            raise FloatingPointError(f"{name} not finite: {values}")
+            first = np.argwhere(~np.isfinite(values))[0]
+            where = f" of environment {first[0]}" if len(first) else ""
+            raise RunError(f"{name}{where} is not finite")
+
+
+class Guarded(gym.Wrapper):
+    """Tells which of the environments failed."""
+
+    def __init__(self, index: int, config):
+        if multiprocessing.parent_process():  # Ctrl-C and SIGTERM are the parent's
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        super().__init__(make_environment(config))
+        self.index = index
+
+    def step(self, action):
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            raise RunError(f"environment {self.index} failed: {error!r}") from error
 
 
 class Environments:
@@ -455,8 +479,8 @@ class Environments:
 
     def __init__(self, config):
         kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
-        make = [partial(make_environment, config)] * config.num_envs
-        make[0]().close()  # so that an unfit environment is refused in this process
+        make_environment(config).close()  # refuses an unfit one in this process
+        make = [partial(Guarded, i, config) for i in range(config.num_envs)]
         mode = gym.vector.AutoresetMode.SAME_STEP
         self.vector = kinds[config.vectorization](make, autoreset_mode=mode)
         self.observation_size = self.vector.single_observation_space.shape[0]
@@ -470,7 +494,9 @@ class Environments:
     def reset(self, *seed: int) -> None:
         """Start all episodes anew; what follows depends on the seed alone."""
         seeds = environment_seeds(self.vector.num_envs, *seed)
-        self.observations = self.tensor(self.vector.reset(seed=seeds)[0])
+        observations, _ = self.vector.reset(seed=seeds)
+        require_finite(observation=observations)
+        self.observations = self.tensor(observations)
         self.sums = np.zeros((3, self.vector.num_envs))  # over the episodes under way:
         self.decay = np.array([[self.gamma], [1], [1]])  # discounted, return, length
         self.finished = []
@@ -478,11 +504,16 @@ class Environments:
     def step(self, actions: Tensor) -> tuple[np.ndarray, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
-        observations, rewards, terminated, truncated, info = self.vector.step(actions)
+        try:
+            outcome = self.vector.step(actions)
+        except (EOFError, OSError) as error:
+            raise RunError(f"the process of an environment died: {error!r}") from error
+        observations, rewards, terminated, truncated, info = outcome
+        require_finite(observation=observations, reward=rewards)
         ended, final = terminated | truncated, observations[:0]
         if ended.any():  # `observations` holds the first of the next episode there
             final = np.stack(info["final_obs"][ended])
-        require_finite(observations=observations, rewards=rewards, finals=final)
+            require_finite(final_observation=final.sum())
         self.observations = self.tensor(observations)
         sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         self.finished += sums[1:, ended].T.tolist()
@@ -557,25 +588,30 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
-def open_run(config) -> Path:
-    """The folder of the run to resume, or a new one."""
-    if config.resume:
-        return Path(config.resume)
+def create_run(config, agent, optimizer) -> Path:
+    """A new run's folder with its first checkpoint, whole or not at all."""
     now = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.runs_dir, re.sub(r"[/:]", "-", name))
-    try:
-        run.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"--runs-dir: cannot make {run}: {error.strerror}") from error
+    part = run.with_name(f".{run.name}.{os.getpid()}.part")
     packages = "torch", "gymnasium", "mujoco", "numpy"
     versions = {package: version(package) for package in packages}
     content = {"algorithm": ALGORITHM, "config": asdict(config), "versions": versions}
-    write(run / "config.json", json.dumps(content, indent=2).encode())
+    try:
+        part.mkdir(parents=True)
+        write(part / "config.json", json.dumps(content, indent=2).encode())
+        save_checkpoint(part, config, agent, optimizer, 0, 0)
+        part.rename(run)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UsageError(f"--runs-dir: cannot make {run}: {error.strerror}") from error
     return run
 
 
@@ -593,9 +629,10 @@ def load_config(run: Path) -> Config:
         raise UsageError(f"{path} is not a run's config.json: {error}") from error
 
 
-def save_checkpoint(run: Path, agent, optimizer, iteration: int, step: int) -> None:
+def save_checkpoint(run: Path, config, agent, optimizer, iteration, step) -> None:
     """All that the rest of the run depends on, followed by its SHA-256."""
-    state = {"algorithm": ALGORITHM, "iteration": iteration, "step": step}
+    state = {"algorithm": ALGORITHM, "env_id": config.env_id}
+    state |= {"iteration": iteration, "step": step}
     state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     buffer = io.BytesIO()
@@ -604,7 +641,7 @@ def save_checkpoint(run: Path, agent, optimizer, iteration: int, step: int) -> N
     write(run / "checkpoint.pt", content + hashlib.sha256(content).digest())
 
 
-def load_checkpoint(run: Path, agent, optimizer) -> tuple[int, int]:
+def load_checkpoint(run: Path, config, agent, optimizer) -> tuple[int, int]:
     """Restore what was saved; returns iteration and step."""
     path = run / "checkpoint.pt"
     content, checksum = (file := read(path))[:-32], file[-32:]
@@ -612,8 +649,9 @@ def load_checkpoint(run: Path, agent, optimizer) -> tuple[int, int]:
         raise UsageError(f"{path} is damaged: its content does not match its checksum")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if state["algorithm"] != ALGORITHM:
-            raise UsageError(f"{path} is of {state['algorithm']}, not of {ALGORITHM}")
+        if (state["algorithm"], state["env_id"]) != (ALGORITHM, config.env_id):
+            owner = f"{state['algorithm']} on {state['env_id']}"
+            raise UsageError(f"{path} is of {owner}, not of this run")
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
         cpu, *cuda = state["generators"]
@@ -621,8 +659,10 @@ def load_checkpoint(run: Path, agent, optimizer) -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(cuda)
         return state["iteration"], state["step"]
-    except (KeyError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except UsageError:
+        raise
+    except Exception as error:  # a forged file makes the unpickler raise anything
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} does not fit its config.json: {reason}") from error
 
 
@@ -632,8 +672,12 @@ class Log:
     def __init__(self, config, run: Path, iteration: int, step: int):
         self.path, self.lines, elapsed = run / "progress.csv", [], 0.0
         if iteration:  # the rows after the checkpoint are going to be written again
-            self.lines = read(self.path).decode().splitlines()[: iteration + 1]
-            elapsed = float(self.lines[-1].split(",")[len(COLUMNS) - 1])
+            self.lines = read(self.path).decode(errors="replace").splitlines()
+            self.lines = self.lines[: iteration + 1]
+            try:
+                elapsed = float(self.lines[iteration].split(",")[len(COLUMNS) - 1])
+            except (IndexError, ValueError) as error:
+                raise UsageError(f"{self.path} lacks row {iteration}") from error
         self.start, self.tracker = time.perf_counter() - elapsed, None
         shown = {"total": config.total_timesteps, "initial": step, "unit": " steps"}
         self.bar = tqdm(**shown, unit_scale=True, dynamic_ncols=True, disable=None)
@@ -714,11 +758,11 @@ def train(config: Config) -> Path:
     environments = Environments(config)
     space = environments.observation_size, environments.action_space
     agent, optimizer = make_agent(config, *space)
-    run, iteration, step = open_run(config), 0, 0
     if config.resume:
-        iteration, step = load_checkpoint(run, agent, optimizer)
+        run = Path(config.resume)
+        iteration, step = load_checkpoint(run, config, agent, optimizer)
     else:
-        save_checkpoint(run, agent, optimizer, iteration, step)
+        run, iteration, step = create_run(config, agent, optimizer), 0, 0
     log = Log(config, run, iteration, step)
     print(f"{ALGORITHM}: {config.env_id}, observations {space[0]}, actions {space[1]}")
     parameters = sum(parameter.numel() for parameter in agent.parameters())
@@ -739,13 +783,13 @@ def train(config: Config) -> Path:
                 row |= evaluate(agent.policy, config, run, iteration)
             log.add(row)
             if last or iteration % config.checkpoint_every == 0:
-                save_checkpoint(run, agent, optimizer, iteration, step)
-    except (KeyboardInterrupt, FloatingPointError):
+                save_checkpoint(run, config, agent, optimizer, iteration, step)
+    except (KeyboardInterrupt, RunError):
         print(f"stopped in iteration {iteration + 1}; go on: {command} --resume {run}")
         raise
     finally:
         log.close()
-        environments.vector.close()
+        environments.vector.close(terminate=True)
     print(f"done; play it again: {command} --evaluate {run} --capture-video")
     return run
 
@@ -756,7 +800,7 @@ def play(config: Config) -> None:
     run, env = Path(config.evaluate), make_environment(config)
     size, space = env.observation_space.shape[0], env.action_space
     agent, optimizer = make_agent(config, size, space)
-    iteration, step = load_checkpoint(run, agent, optimizer)
+    iteration, step = load_checkpoint(run, config, agent, optimizer)
     text = "return {eval/return_mean} ± {eval/return_std}, length {eval/length_mean}"
     score = text.format(**evaluate(agent.policy, config, run, iteration))
     print(f"{config.env_id}, step {step:,}: {score}, {config.eval_episodes} episodes")
@@ -776,8 +820,16 @@ def check_machine(config) -> None:
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if config.render and sys.platform == "linux" and not display:
         raise UsageError("--render: there is no display here; use --capture-video")
-    if config.capture_video and not display:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if config.capture_video:
+        os.environ.setdefault("MUJOCO_GL", "glfw" if display else "egl")
+        try:
+            env = make_environment(config, "rgb_array")
+            env.reset()
+            env.render()
+            env.close()
+        except Exception as error:
+            reason = f"{config.env_id} cannot be drawn here: {error}"
+            raise UsageError(f"--capture-video: {reason}") from error
 
 
 FREE_TO_CHANGE = {"resume", "evaluate", "device", "vectorization", "track"}
@@ -813,7 +865,7 @@ def main() -> None:
     try:
         config = parse()
         (play if config.evaluate else train)(config)
-    except (UsageError, FloatingPointError) as error:
+    except (UsageError, RunError) as error:
         print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:

@@ -161,6 +161,6 @@ def test_a_time_limit_does_not_shorten_the_value(script, tmp_path):
     )
     run = script.train(config)
     agent, optimizer = script.make_agent(config, 2, ppo.Box(-1.0, 1.0, (1,)))
-    script.load_checkpoint(run, agent, optimizer)
+    script.load_checkpoint(run, config, agent, optimizer)
     value = agent.value(torch.ones(1, 2)).item()
     assert value == pytest.approx(10, abs=0.3)  # seeds 0..4: within 0.1

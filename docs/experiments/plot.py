@@ -10,14 +10,13 @@ import argparse
 import re
 import sys
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from collect import RESULTS, read_csv, read_run
 from matplotlib.figure import Figure
-from run import ALGORITHMS, TASKS, Parser, UsageError, load_run, one_line
+from run import ALGORITHMS, TASKS, Parser, UsageError, changes, load_run, one_line
 
 FIGURES = Path(__file__).parent / "figures"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
@@ -46,21 +45,15 @@ matplotlib.rcParams |= {
 
 # ── data ────────────────────────────────────────────────────────────────────────────
 
-NOT_SETTINGS = {"env_id", "seed", "total_timesteps", "precision", "runs_dir"}
-NOT_SETTINGS |= {"eval_every", "eval_episodes", "checkpoint_every"}
-
 
 def read_runs(folders: list[Path]) -> list[dict]:
     """Evaluations of any runs; their variant is what differs from the defaults."""
     rows, runs = [], [(folder, *load_run(folder)) for folder in folders]
     lengths = {config.total_timesteps for _, _, config in runs}
     for folder, algorithm, config in runs:
-        skip = NOT_SETTINGS | sys.modules[type(config).__module__].FREE_TO_CHANGE
-        usual = asdict(type(config)())
-        changed = {k: v for k, v in asdict(config).items() if v != usual[k]}
-        words = [f"{k}={v}" for k, v in changed.items() if k not in skip]
+        words = changes(config, type(config)())
         if len(lengths) > 1:  # the learning rate falls over it
-            words.append(f"{config.total_timesteps / 1e6:g} M")
+            words.append(f"{config.total_timesteps / 1e6:g}M")
         found = read_run(folder, folder.name, algorithm, " ".join(words))
         if not found:
             print(f"{folder}: left out, no evaluation yet", file=sys.stderr)
@@ -105,9 +98,10 @@ def over_seeds(runs: list[Run], column: str) -> tuple[np.ndarray, ...]:
 def label(series: tuple[str, str]) -> str:
     """As in the paper: "A2C, 5 epochs"."""
     algorithm, variant = series
-    text = re.sub(r"num_(\w+)=(\S+)", r"\2 \1", variant)
-    text = re.sub(r"^1 (\w+)s\b", r"1 \1", text).replace("_", " ").replace("=", " ")
-    return ", ".join(filter(None, (NAMES[algorithm], text)))
+    words = [re.sub(r"num_(\w+)=(\S+)", r"\2 \1", word) for word in variant.split()]
+    words = [re.sub(r"^1 (\w+)s$", r"1 \1", word) for word in words]
+    words = [word.replace("_", " ").replace("=", " ") for word in words]
+    return ", ".join([NAMES[algorithm], *words])
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────
@@ -156,10 +150,10 @@ def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> N
         if column == "kl":
             axes.set_yscale("log")
     handles = [lines[series] for series in style]
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = min(5, max(1, 54 * across // (longest + 8)))  # what fits
     below = {"loc": "outside lower center", "frameon": False, "handlelength": 3}
-    figure.legend(
-        handles=handles, ncols=min(5 if across > 1 else 2, len(lines)), **below
-    )
+    figure.legend(handles=handles, ncols=columns, **below)
     save(figure, path)
 
 
@@ -169,7 +163,7 @@ def draw_clipping(path: Path) -> None:
 
     from ppo import Config, policy_loss
 
-    epsilon, ratios = Config().epsilon, torch.linspace(0, 2, 401)
+    epsilon, ratios = Config().epsilon, torch.linspace(0, 1.7, 341)
     figure = Figure((7.2, 2.6), layout="constrained")
     for axes, sign in zip(figure.subplots(1, 2), (1, -1), strict=True):
         data = torch.zeros(1), torch.tensor([float(sign)]), epsilon
@@ -191,28 +185,30 @@ def improvement(x: np.ndarray, y: np.ndarray) -> float:
     return ((x[:, None] > y).mean() + (x[:, None] >= y).mean()) / 2
 
 
+def last_returns(runs: list[Run]) -> tuple[np.ndarray, list, list]:
+    """Of complete runs in environments that all series have, [R, E, S]; S; E."""
+    found = defaultdict(lambda: defaultdict(list))
+    for run in sorted(filter(lambda run: run.complete, runs), key=lambda run: run.seed):
+        found[run.env_id][run.series].append(run.return_mean[-1])
+    series = [*dict.fromkeys(series for of_env in found.values() for series in of_env)]
+    env_ids = [env_id for env_id, of_env in found.items() if len(of_env) == len(series)]
+    count = min((len(found[e][s]) for e in env_ids for s in series), default=0)
+    table = [[found[e][s][:count] for s in series] for e in env_ids]
+    shape = len(env_ids), len(series), count
+    return np.moveaxis(np.array(table).reshape(shape), 2, 0), series, env_ids
+
+
 def draw_comparison(runs: list[Run], path: Path) -> None:
     """Interquartile mean and probability of improvement over environments."""
-    scores = defaultdict(lambda: defaultdict(list))
-    for run in sorted(filter(lambda run: run.complete, runs), key=lambda run: run.seed):
-        scores[run.env_id][run.series].append(run.return_mean[-1])
-    present = {series for of_env in scores.values() for series in of_env}
-    series = [s for s in dict.fromkeys(run.series for run in runs) if s in present]
-    env_ids = [env_id for env_id, found in scores.items() if len(found) == len(series)]
+    table, series, env_ids = last_returns(runs)
     if len(series) < 2 or not env_ids:
         wanted = "two algorithms with complete runs of the same environment"
         print(f"{path.name}: left out, it takes {wanted}", file=sys.stderr)
         return
     from rliable import library, metrics  # only here: it takes seconds
 
-    count = min(len(scores[env_id][s]) for env_id in env_ids for s in series)
-    table = [[scores[env_id][s][:count] for s in series] for env_id in env_ids]
-    table = np.moveaxis(np.array(table), 2, 0)  # [R, E, S]
     low, high = table.min((0, 2), keepdims=True), table.max((0, 2), keepdims=True)
     table = (table - low) / np.maximum(high - low, 1e-12)
-    means = [metrics.aggregate_iqm(table[..., i]) for i in range(len(series))]
-    order = np.argsort(means)[::-1]
-    table, series = table[..., order], [series[i] for i in order]
     pairs = [(i, j) for i in range(len(series)) for j in range(i + 1, len(series))]
 
     def statistics(table: np.ndarray) -> np.ndarray:
@@ -220,30 +216,35 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
         better = [improvement(table[..., i], table[..., j]) for i, j in pairs]
         return np.array(means + better)
 
+    colors = [styles(series)[s]["color"] for s in series]
+    order = np.argsort(statistics(table)[: len(series)])[::-1]  # the best on top
+    table, colors = table[..., order], [colors[i] for i in order]
+    names = [label(series[i]) for i in order]
     np.random.seed(0)  # noqa: NPY002, the generator that rliable draws from
-    arguments = {"runs": table}, statistics
-    # Environments are drawn, and seeds in each of them, for each algorithm its own.
+    # Environments are drawn, and runs in each of them, for each algorithm its own.
     options = {"task_bootstrap": True, "reps": DRAWS}
-    points, intervals = library.get_interval_estimates(*arguments, **options)
-    names = [label(s) for s in series]
+    found = library.get_interval_estimates({"": table}, statistics, **options)
+    points, intervals = (estimate[""] for estimate in found)
     names += [f"{names[i]} > {names[j]}" for i, j in pairs]
-    colors = [styles(series)[s]["color"] for s in series] + ["#000000"] * len(pairs)
-    figure = Figure((7.2, 0.9 + 0.24 * max(5, len(pairs))), layout="constrained")
-    parts = slice(len(series)), slice(len(series), None)
-    for axes, part in zip(figure.subplots(1, 2), parts, strict=True):
-        color, y = colors[part], range(len(names[part]))
-        axes.hlines(y, *intervals["runs"][:, part], color=color, linewidth=3, alpha=0.5)
-        axes.scatter(points["runs"][part], y, color=color, zorder=3)
+    colors += ["#000000"] * len(pairs)
+    left, right = slice(len(series)), slice(len(series), None)
+    letters = sum(max(map(len, names[part])) for part in (left, right))
+    size = 5 + 0.07 * letters, 0.9 + 0.24 * max(5, len(pairs))
+    figure = Figure(size, layout="constrained")
+    for axes, part in zip(figure.subplots(1, 2), (left, right), strict=True):
+        y = range(len(names[part]))
+        look = {"color": colors[part], "zorder": 3}
+        axes.hlines(y, *intervals[:, part], linewidth=3, alpha=0.5, **look)
+        axes.scatter(points[part], y, **look)
         axes.set_yticks(y, names[part])
         axes.set(xlim=(-0.03, 1.03), ylim=(len(y) - 0.5, -0.5))
-    left, right = figure.axes
-    left.set_xlabel(
-        "Interquartile mean of the last return\n(0 worst, 1 best run of each)"
-    )
-    right.set_xlabel("Probability of improvement")
-    right.axvline(0.5, color="gray", linestyle="--", linewidth=1)
-    text = f"{', '.join(e.removesuffix('-v4') for e in env_ids)}; {count} per algorithm"
-    figure.suptitle(f"{text}; 95 % bootstrap intervals", fontsize=9)
+    worst_to_best = "0 worst, 1 best run in an environment"
+    figure.axes[0].set_xlabel(f"Interquartile mean of the last return\n{worst_to_best}")
+    figure.axes[1].set_xlabel("Probability of improvement")
+    figure.axes[1].axvline(0.5, color="gray", linestyle="--", linewidth=1)
+    where = ", ".join(env_id.removesuffix("-v4") for env_id in env_ids)
+    title = f"{where}; {len(table)} seeds; 95 % bootstrap intervals"
+    figure.suptitle(title.replace("; 1 seeds", "; 1 seed"), fontsize=9)
     save(figure, path)
 
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +38,8 @@ ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")
 ENVIRONMENT["PYTHONUNBUFFERED"] = "1"  # a log that is there when a run is killed
 RESERVED = {"--env-id", "--seed", "--total-timesteps", "--precision"}
 RESERVED |= {"--runs-dir", "--resume", "--evaluate"}
+NOT_SETTINGS = {"env_id", "seed", "total_timesteps", "precision", "runs_dir"}
+NOT_SETTINGS |= {"eval_every", "eval_episodes", "checkpoint_every"}
 
 
 class UsageError(Exception):
@@ -141,7 +143,8 @@ def make_cells(name: str, options, extra: list[str]) -> list[Cell]:
         shared = ["--total-timesteps", str(total), "--precision", options.precision]
         shared += [f"--{variant.replace('_', '-')}"] if variant else []
         with its_errors(algorithm) as script:
-            base = script.parse(shared + extra)
+            base, usual = script.parse(shared + extra), script.parse(shared)
+            text = " ".join([variant] * bool(variant) + changes(base, usual))
             if "--eval-every" not in given:
                 steps = base.num_envs * base.unroll_length * EVALUATIONS
                 base = replace(base, eval_every=max(1, total // steps))
@@ -149,9 +152,16 @@ def make_cells(name: str, options, extra: list[str]) -> list[Cell]:
             for env_id, seed in product(dict.fromkeys(env_ids), options.seeds):
                 config = replace(base, env_id=env_id, seed=seed)
                 flags = ("--env-id", env_id, "--seed", str(seed), *shared, *extra)
-                text = " ".join(filter(None, (variant, *extra)))
                 cells.append(Cell(name, algorithm, text, flags, config))
     return sorted(cells, key=lambda cell: options.seeds.index(cell.config.seed))
+
+
+def changes(config, usual) -> list[str]:
+    """The settings of the algorithm that are not as usual, "name=value" each."""
+    other = sys.modules[type(config).__module__].FREE_TO_CHANGE | NOT_SETTINGS
+    pairs = zip(asdict(config).items(), asdict(usual).values(), strict=True)
+    changed = {k: v for (k, v), old in pairs if v != old and k not in other}
+    return [f"{k}={str(v).replace(' ', '')}" for k, v in changed.items()]
 
 
 @contextlib.contextmanager
