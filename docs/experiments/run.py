@@ -209,14 +209,13 @@ def load_run(run: Path):
 
 
 def find_runs(runs_dir: Path) -> dict:
-    """The folder of each configuration: the furthest, or of those the newest."""
+    """The folder of each configuration, the one that has come furthest."""
     runs = {}
-    for path in runs_dir.glob("*/config.json"):
+    for path in runs_dir.glob("[!.]*/config.json"):  # .* are not yet whole
         with contextlib.suppress(UsageError):  # not ours, or of an older script's flags
-            key = identity(load_run(path.parent)[1])
-            rank = progress(path.parent), path.stat().st_mtime_ns
-            runs[key] = max(runs.get(key, ((-1, 0), None)), (rank, path.parent))
-    return {key: run for key, (_, run) in runs.items()}
+            key, run = identity(load_run(path.parent)[1]), path.parent
+            runs[key] = max(runs.get(key, run), run, key=progress)
+    return runs
 
 
 def progress(run: Path) -> int:
@@ -276,7 +275,7 @@ class Job:
         """How far it has come; learns which folder a new run has made."""
         if not self.run:
             run = find_runs(self.log.parents[1]).get(identity(self.cell.config))
-            if run and (run / "checkpoint.pt").exists():
+            if run:
                 self.set_run(run)
         return self.cell.steps(self.run)
 
@@ -311,10 +310,7 @@ class Runner:
         if not ready or len(self.jobs) == self.options.jobs:
             return
         self.waiting.remove(cell := ready[0])
-        run = self.runs[cell]
-        if run and not (run / "checkpoint.pt").exists():
-            run = None  # it ended before there was anything to resume
-        runs_dir = self.options.runs_dir
+        run, runs_dir = self.runs[cell], self.options.runs_dir
         self.jobs.append(Job(cell, run, self.commit, runs_dir, self.lock))
         self.bar.write(f"{'resumed' if run else 'started'} {cell.name}")
 
