@@ -772,9 +772,9 @@ class Log:
         write(self.path, "\n".join([*self.lines, ""]).encode())
         if self.tracker:
             self.tracker.log({k: v for k, v in row.items() if v != ""})
-        self.bar.update(row["step"] - self.bar.n)
+        self.bar.update(min(row["step"], self.bar.total) - self.bar.n)
         shown = {"return": row["train/episode_return"], "KL": row["train/kl"]}
-        self.bar.set_postfix(shown)
+        self.bar.set_postfix({k: v for k, v in shown.items() if v != ""})
         if row["eval/return_mean"] != "":
             text = (
                 "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
