@@ -461,7 +461,8 @@ class Guarded(gym.Wrapper):
     """Tells which of the environments failed."""
 
     def __init__(self, index: int, config):
-        if multiprocessing.parent_process():  # Ctrl-C and SIGTERM are the parent's
+        if config.vectorization == "async" and multiprocessing.parent_process():
+            # Ctrl-C and SIGTERM are for the parent to answer
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         super().__init__(make_environment(config))

@@ -5,9 +5,14 @@ import importlib
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)  # before any fork; and the tests run one at a time
+
 NAMES = ("reinforce", "a2c", "trpo", "ppo", "vmpo")
 SCRIPTS = {name: importlib.import_module(name) for name in NAMES}
 CRITICS = [SCRIPTS[name] for name in NAMES if name != "reinforce"]
@@ -24,18 +29,54 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
 
 
-def run(algorithm: str, *flags, runs: Path, cwd: Path | None = None, **variables):
+def run_command(algorithm: str, *flags, runs: Path, cwd: Path, **variables):
     """Run a script through its command line, as a user would."""
-    runs.mkdir(exist_ok=True)
     return subprocess.run(
         command(algorithm, *flags, runs=runs),
-        cwd=cwd or runs,
+        cwd=cwd,
         env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=300,
         stdin=subprocess.DEVNULL,
     )
+
+
+def fork(algorithm: str, *flags, runs: Path, **variables) -> int:
+    """The same in a forked process, which has imported everything already; its pid.
+
+    Its output goes to `runs/.stdout` and `runs/.stderr`.
+    """
+    runs.mkdir(exist_ok=True)
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(runs)
+        os.environ.update(environment(**variables))
+        sys.argv = command(algorithm, *flags, runs=runs)[1:]
+        sys.stdout, sys.stderr = (open(f".std{x}", "w") for x in ("out", "err"))  # noqa: SIM115
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
+        SCRIPTS[algorithm].main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(algorithm: str, *flags, runs: Path, **variables):
+    """Run a script's command line in a forked process, to its end."""
+    pid = fork(algorithm, *flags, runs=runs, **variables)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    texts = [(runs / name).read_text() for name in (".stdout", ".stderr")]
+    return subprocess.CompletedProcess(flags, code, *texts)
 
 
 def only_run(runs: Path) -> Path:

@@ -20,6 +20,7 @@ from common import (
     SCRIPTS,
     command,
     environment,
+    fork,
     only_run,
     rows_without_times,
     run,
@@ -84,27 +85,31 @@ def assert_same_run(one: Path, other: Path) -> None:
 # ── exact resume ────────────────────────────────────────────────────────────────────
 
 
+def ended(pid: int) -> int | None:
+    """Exit status of a child process, if it has ended."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
 def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: int):
-    """SIGKILL at random moments, and go on each time; the run in the end."""
-    generator = random.Random(seed)
-    process = start(algorithm, *flags, runs=runs)
-    folder = started(runs, process, rows=1)
-    survived = 0
+    """SIGKILL at random moments, and go on each time; the run, and kills survived."""
+    generator, survived = random.Random(seed), 0
+    pid = fork(algorithm, *flags, runs=runs)
+    while not [*runs.glob("[!.]*/config.json")]:
+        time.sleep(0.01)
+    folder = only_run(runs)
     while survived < kills:
-        time.sleep(generator.uniform(0.0, 0.5))
-        process.kill()
-        finished = process.wait() == 0
-        process.communicate()
-        survived += not finished
-        if finished:
+        time.sleep(generator.uniform(0.05, 0.6))
+        if (code := ended(pid)) is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            survived += 1
+            pid = fork(algorithm, "--resume", folder, runs=runs)
+        else:
+            assert code == 0, (runs / ".stderr").read_text()
             return folder, survived
-        rows = max(0, (folder / "progress.csv").read_text().count("\n") - 1)
-        process = start(algorithm, "--resume", folder, runs=runs)
-        while process.poll() is None:  # let it load, then kill it anywhere
-            if (folder / "progress.csv").read_text().count("\n") - 1 != rows:
-                break
-            time.sleep(0.01)
-    assert process.wait() == 0, process.communicate()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, (runs / ".stderr").read_text()
     return folder, survived
 
 
@@ -112,7 +117,7 @@ def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: i
 def test_a_killed_run_ends_with_the_same_bits(algorithm, tmp_path):
     """Rollout, update, evaluation and the writing of checkpoints are all hit."""
     steps = 400 if algorithm == "reinforce" else 256
-    flags = [*PENDULUM, *small(algorithm, steps), "--total-timesteps", 60 * steps]
+    flags = [*PENDULUM, *small(algorithm, steps), "--total-timesteps", 40 * steps]
     flags += ["--checkpoint-every", 3, "--eval-every", 4, "--num-epochs", 2]
     whole = run(algorithm, *flags, runs=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
@@ -166,7 +171,7 @@ def a_run(algorithm: str, runs: Path, *flags) -> Path:
 def test_files_are_whole_at_any_instant(tmp_path):
     """Read over and over while a run writes after every iteration."""
     flags = [*PENDULUM, *small("ppo", 16), "--checkpoint-every", 1]
-    process = start("ppo", *flags, "--total-timesteps", 16 * 150, runs=tmp_path)
+    process = start("ppo", *flags, "--total-timesteps", 16 * 80, runs=tmp_path)
     folder, reads = started(tmp_path, process, rows=1), 0
     while process.poll() is None:
         content = (folder / "checkpoint.pt").read_bytes()
@@ -427,8 +432,8 @@ def test_an_odd_environment_is_trained_in(env_id, algorithm, tmp_path, monkeypat
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_memory_does_not_grow(vectorization, tmp_path):
-    flags = [*PENDULUM, *small("ppo", 256), "--vectorization", vectorization]
-    flags += ["--total-timesteps", 256 * 210, "--eval-every", 5]
+    flags = [*PENDULUM, *small("ppo", 64), "--vectorization", vectorization]
+    flags += ["--total-timesteps", 64 * 210, "--eval-every", 5]
     process = start("ppo", *flags, runs=tmp_path)
     size = {}
     for rows in (20, 200):

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from common import NAMES, only_run, rows, run, small
+from common import NAMES, only_run, rows, run, run_command, small
 
 MUJOCO, DISCRETE = "InvertedPendulum-v4", "CartPole-v1"
 
@@ -51,7 +51,7 @@ def test_mujoco_filmed_tracked_and_played_again(algorithm, tmp_path):
     flags = ["--env-id", MUJOCO, "--total-timesteps", 190, "--track", "--capture-video"]
     offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     flags = [*flags, *small(algorithm)]
-    result = run(algorithm, *flags, runs=runs, cwd=where, **offline)
+    result = run_command(algorithm, *flags, runs=runs, cwd=where, **offline)
     folder = only_run(runs)
     last = check_run(folder, result, algorithm, MUJOCO)
     shared = set(rows(folder)[0]) - {f"train/{name}" for name in OWN_COLUMNS[algorithm]}
@@ -63,7 +63,7 @@ def test_mujoco_filmed_tracked_and_played_again(algorithm, tmp_path):
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
 
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
-    again = run(algorithm, "--evaluate", folder, runs=runs, cwd=where)
+    again = run_command(algorithm, "--evaluate", folder, runs=runs, cwd=where)
     assert again.returncode == 0, again.stderr
     mean, std = re.search(r"return (\S+) ± (\S+),", again.stdout).groups()
     assert [mean, std] == [last["eval/return_mean"], last["eval/return_std"]]

@@ -40,7 +40,7 @@ def read_run(run: Path, experiment: str, algorithm: str, variant: str) -> list[d
     row = {"experiment": experiment, "algorithm": algorithm, "variant": variant}
     row |= {n: config[n] for n in ("env_id", "seed", "total_timesteps", "precision")}
     row["commit"] = "+".join(commit.read_text().split()) if commit.exists() else ""
-    row |= content["versions"]
+    row |= {name: content["versions"].get(name, "") for name in VERSIONS}
     names = ["step", "eval/return_mean", "eval/return_std", "train/kl"]
     names.append("time/elapsed_seconds")
     try:

@@ -1,0 +1,208 @@
+"""docs/experiments on a tiny experiment: run, stop, go on, collect, plot."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from common import ROOT, environment, rows, rows_without_times
+
+FOLDER = ROOT / "docs" / "experiments"
+sys.path.insert(0, str(FOLDER))
+
+import collect  # noqa: E402
+import run as harness  # noqa: E402
+
+# 3 iterations with an evaluation each, about a second long so that a stop is in one
+STEPS = 3 * 4096
+CHOICE = ["figure4", "--algorithm", "a2c", "ppo", "--env-id", "Pendulum-v1"]
+CHOICE += ["--seeds", "5", "--total-timesteps", str(STEPS)]
+EXTRA = ["--", "--unroll-length=512", "--checkpoint-every=1", "--value-layers=16"]
+
+
+def start(runs: Path) -> subprocess.Popen:
+    command = [sys.executable, str(FOLDER / "run.py"), *CHOICE, "--jobs", "2"]
+    return subprocess.Popen(
+        [*command, "--runs-dir", str(runs), *EXTRA],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(runs: Path) -> tuple[int, str]:
+    process = start(runs)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def files(runs: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in runs.glob("[!.]*/*")}
+
+
+def by_algorithm(runs: Path) -> dict[str, Path]:
+    """The folder of each run; fails if an algorithm has two."""
+    folders = [path.parent for path in runs.glob("[!.]*/config.json")]
+    names = [json.loads((f / "config.json").read_text())["algorithm"] for f in folders]
+    assert len({*names}) == len(names)
+    return dict(zip(names, folders, strict=True))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two complete runs that were stopped in their midst."""
+    runs = tmp_path_factory.mktemp("experiments") / "runs"
+    process = start(runs)
+    while not [*runs.glob("[!.]*/progress.csv")]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    with harness.sole_user(runs):  # no training is left behind
+        before = by_algorithm(runs)
+    kept = {f: rows_without_times(f) for f in before.values() if harness.progress(f)}
+    assert min(map(harness.progress, before.values())) < STEPS
+    status, output = finish(runs)
+    assert status == 0, output
+    assert "resumed" in output
+    after = by_algorithm(runs)
+    assert after.keys() == {"a2c", "ppo"}
+    assert before.items() <= after.items()
+    for folder in after.values():
+        assert [row["iteration"] for row in rows(folder)] == ["1", "2", "3"]
+    for folder, lines in kept.items():
+        assert rows_without_times(folder)[: len(lines)] == lines
+    return runs
+
+
+def test_what_is_done_is_not_run_again(runs):
+    before = files(runs)
+    status, output = finish(runs)
+    assert status == 0, output
+    assert "2 of them done before" in output
+    assert files(runs) == before
+
+
+def test_a_failure_is_shown_and_the_others_go_on(runs, tmp_path):
+    damaged = tmp_path / by_algorithm(runs)["ppo"].name  # and none of A2C
+    shutil.copytree(by_algorithm(runs)["ppo"], damaged)
+    lines = (damaged / "progress.csv").read_text().splitlines(keepends=True)
+    (damaged / "progress.csv").write_text("".join(lines[:-1]))
+    (damaged / "checkpoint.pt").write_bytes(b"not one")
+    status, output = finish(tmp_path)
+    assert status == 1
+    assert "FAILED Pendulum-v1 ppo" in output
+    assert f"{damaged / 'checkpoint.pt'} is damaged" in output
+    assert "1 of 2 runs done" in output
+    assert rows_without_times(by_algorithm(tmp_path)["a2c"]) == rows_without_times(
+        by_algorithm(runs)["a2c"]  # that one was stopped and resumed, this one not
+    )
+
+
+def collected(runs: Path, out: Path) -> list[dict[str, str]]:
+    collect.main([*CHOICE, "--runs-dir", str(runs), "--out", str(out), *EXTRA])
+    return collect.read_csv(out / "figure4_0.012288M.csv")
+
+
+def test_collect(runs, tmp_path):
+    table = collected(runs, tmp_path)
+    assert len(table) == 6
+    for name, folder in by_algorithm(runs).items():
+        lines = [row for row in table if row["algorithm"] == name]
+        for line, row in zip(lines, rows(folder), strict=True):
+            assert line["step"] == row["step"]
+            assert float(line["kl"]) == pytest.approx(float(row["train/kl"]), 1e-4)
+            mean = float(row["eval/return_mean"])
+            assert float(line["return_mean"]) == pytest.approx(mean, 1e-4)
+        assert {line["seed"] for line in lines} == {"5"}
+        assert {line["variant"] for line in lines} == {
+            "unroll_length=512 value_layers=(16,)"
+        }
+        assert lines[0]["commit"]
+    # rows of other cells stay, those of the same cells are replaced
+    path = tmp_path / "figure4_0.012288M.csv"
+    with open(path, "a", newline="") as file:
+        csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"seed": "6"})
+    assert len(collected(runs, tmp_path)) == 7
+
+
+def test_plot(runs, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    pytest.importorskip("rliable")
+    import plot
+
+    collected(runs, tmp_path)
+    results = str(tmp_path / "figure4_0.012288M.csv")
+    plot.main([results, *map(str, runs.glob("[!.]*")), "--out", str(tmp_path)])
+    plot.draw_clipping(tmp_path / "figure3")
+    names = {"figure3", "figure4_0.012288M", "figure5_0.012288M", "returns", "kl"}
+    names |= {"comparison", "comparison_0.012288M"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
+    for name in names:
+        picture = image.imread(tmp_path / f"{name}.png")[..., :3]
+        assert 0.01 < (picture < 0.7).any(axis=-1).mean() < 0.5
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
+
+
+MISTAKES = {
+    "no name": (harness, []),
+    "unknown name": (harness, ["figure9"]),
+    "unknown environment": (harness, ["figure7", "--env-id", "Nothing-v0"]),
+    "not of the experiment": (harness, ["figure7", "--algorithm", "ppo"]),
+    "range": (harness, ["figure7", "--total-timesteps", "0"]),
+    "jobs": (harness, ["figure7", "--jobs", "0"]),
+    "unknown flag": (harness, ["figure7", "--", "--nothing", "1"]),
+    "flag of run.py": (harness, ["figure7", "--", "--seed=1"]),
+    "no runs": (collect, ["figure7", "--runs-dir", "nowhere"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
+    module, arguments = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        harness.one_line(lambda: module.main(arguments))
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1, shown.err
+    assert shown.out == ""
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_two_at_once_are_refused(tmp_path):
+    arguments = ["figure7", "--runs-dir", str(tmp_path)]
+    with (
+        harness.sole_user(tmp_path),
+        pytest.raises(harness.UsageError, match="at work"),
+    ):
+        harness.main(arguments)
+
+
+def test_plot_mistakes(tmp_path):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    for path in ("bad.csv", "missing.csv", "missing", "."):
+        with pytest.raises(harness.UsageError, match="is not|cannot be read"):
+            plot.main([str(tmp_path / path)])
+
+
+def test_the_paper_cells():
+    """Table 3's 20 cells; A2C's are shared by three figures where they are the same."""
+    parser = harness.make_parser("")
+    names = ["figure4", "figure6", "figure7"]
+    _, cells = harness.parse(parser, [*names, "--seeds", "0"])
+    assert [sum(c.experiment == name for c in cells) for name in names] == [20, 3, 4]
+    assert len({harness.identity(cell.config) for cell in cells}) == 26
+    for cell in cells:
+        script = sys.modules[cell.algorithm]
+        assert script.parse([*cell.flags]) == cell.config
