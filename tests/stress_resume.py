@@ -27,10 +27,10 @@ def main(kills: int) -> int:
             base = Path(base)
             whole = run(algorithm, *flags, runs=base / "whole")
             assert whole.returncode == 0, whole.stderr
-            folder, count = kill_and_resume(
+            folder, came_from = kill_and_resume(
                 algorithm, flags, base / "killed", kills, seed=number
             )
-            survived += count
+            survived += len(came_from)
             try:
                 assert_same_run(only_run(base / "whole"), folder)
                 verdict = "the same bits"
@@ -38,7 +38,12 @@ def main(kills: int) -> int:
                 failed.append(algorithm)
                 verdict = f"DIFFERENT: {error}"
         seconds = time.monotonic() - started
-        print(f"{algorithm}: {count} kills, {verdict} ({seconds:.0f} s)", flush=True)
+        last = f"resumed from iterations 0 to {max(came_from)}"
+        count = len(came_from)
+        print(
+            f"{algorithm}: {count} kills, {last}, {verdict} ({seconds:.0f} s)",
+            flush=True,
+        )
     total = len(NAMES) * kills
     print(f"{survived} of {total} kills survived; differing: {failed or 'none'}")
     return 1 if failed or survived < total else 0

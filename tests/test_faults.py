@@ -91,26 +91,37 @@ def ended(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
+def rows_on_disk(folder: Path) -> int:
+    """Iterations that progress.csv tells of."""
+    path = folder / "progress.csv"
+    return max(0, path.read_text().count("\n") - 1) if path.exists() else 0
+
+
 def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: int):
-    """SIGKILL at random moments, and go on each time; the run, and kills survived."""
-    generator, survived = random.Random(seed), 0
+    """SIGKILL at random moments, each a few iterations further on, and resume.
+
+    Returns the run, and the iterations of the checkpoints that it went on from.
+    """
+    generator, resumed_from = random.Random(seed), []
     pid = fork(algorithm, *flags, runs=runs)
     while not [*runs.glob("[!.]*/config.json")]:
         time.sleep(0.01)
     folder = only_run(runs)
-    while survived < kills:
-        time.sleep(generator.uniform(0.05, 0.6))
-        if (code := ended(pid)) is None:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            survived += 1
-            pid = fork(algorithm, "--resume", folder, runs=runs)
-        else:
+    while len(resumed_from) < kills:
+        goal = rows_on_disk(folder) + generator.randint(0, 5)
+        while (code := ended(pid)) is None and rows_on_disk(folder) < goal:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0.0, 0.1))  # anywhere within an iteration or two
+        if code is not None or (code := ended(pid)) is not None:
             assert code == 0, (runs / ".stderr").read_text()
-            return folder, survived
+            return folder, resumed_from
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        resumed_from.append(state_of(folder)["iteration"])
+        pid = fork(algorithm, "--resume", folder, runs=runs)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == 0, (runs / ".stderr").read_text()
-    return folder, survived
+    return folder, resumed_from
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
@@ -121,8 +132,11 @@ def test_a_killed_run_ends_with_the_same_bits(algorithm, tmp_path):
     flags += ["--checkpoint-every", 3, "--eval-every", 4, "--num-epochs", 2]
     whole = run(algorithm, *flags, runs=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    folder, survived = kill_and_resume(algorithm, flags, tmp_path / "killed", 5, seed=1)
-    assert survived == 5
+    folder, came_from = kill_and_resume(
+        algorithm, flags, tmp_path / "killed", 5, seed=1
+    )
+    assert len(came_from) == 5
+    assert sum(iteration > 0 for iteration in came_from) >= 3  # not from the start only
     assert_same_run(only_run(tmp_path / "whole"), folder)
     assert not list(folder.glob("*.part"))
 
