@@ -843,7 +843,7 @@ def check_machine(config) -> None:
 
 
 FREE_TO_CHANGE = {"resume", "evaluate", "device", "vectorization", "track"}
-FREE_TO_CHANGE |= {"wandb_project", "capture_video", "render"}
+FREE_TO_CHANGE |= {"wandb_project", "capture_video", "render", "runs_dir"}
 
 
 def parse(arguments: list[str] | None = None, default: Config | None = None) -> Config:
