@@ -558,17 +558,23 @@ def require_finite(**quantities) -> None:
 class Guarded(gym.Wrapper):
     """Tells which of the environments failed."""
 
-    def __init__(self, index: int, config):
+    def __init__(self, index: int, config, render_mode: str | None = None):
         if config.vectorization == "async" and multiprocessing.parent_process():
             # Ctrl-C and SIGTERM are for the parent to answer
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        super().__init__(make_environment(config))
+        super().__init__(make_environment(config, render_mode))
         self.index = index
 
+    def reset(self, **options):
+        return self.guard(self.env.reset, **options)
+
     def step(self, action):
+        return self.guard(self.env.step, action)
+
+    def guard(self, method, *arguments, **options):
         try:
-            return self.env.step(action)
+            return method(*arguments, **options)
         except Exception as error:
             raise RunError(f"environment {self.index} failed: {error!r}") from error
 
@@ -612,7 +618,9 @@ class Environments:
         ended, final = terminated | truncated, observations[:0]
         if ended.any():  # `observations` holds the first of the next episode there
             final = np.stack(info["final_obs"][ended])
-            require_finite(final_observation=final.sum())
+            finals = np.zeros_like(observations)
+            finals[ended] = final
+            require_finite(final_observation=finals)
         self.observations = self.tensor(observations)
         sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         self.finished += sums[1:, ended].T.tolist()
@@ -634,7 +642,7 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
     """Play episodes with the mode of the policy; film or show the first of them."""
     mode = "rgb_array" if config.capture_video else "human" if config.render else None
     modes = [mode] + [None] * (config.eval_episodes - 1)
-    envs = [make_environment(config, mode) for mode in modes]
+    envs = [Guarded(i, config, mode) for i, mode in enumerate(modes)]
     if config.capture_video:
         name = f"iteration-{iteration}-seed-{config.seed}"
         film = {"episode_trigger": lambda episode: True, "name_prefix": name}
@@ -655,6 +663,7 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
                 del now[i]
     for env in envs:
         env.close()
+    require_finite(return_in_evaluation=returns)
     score = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
     return score | {"eval/length_mean": lengths.mean()}
 

@@ -56,6 +56,18 @@ class Dies(Faulty):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class RaisesInEvaluation(Task):
+    """Fails 100 steps after a reset, which training comes to later."""
+
+    def act(self, action):
+        return 1 / (100 - self.t), False
+
+
+class NaNInEvaluation(Task):
+    def act(self, action):
+        return np.nan if self.t == 100 else 1.0, False
+
+
 class Outside(Task):
     """Observations outside the declared space, one of them constant."""
 
@@ -89,6 +101,15 @@ class OneAction(Task):
         return 1.0, self.t == 9
 
 
-for task in [*Faulty.__subclasses__(), Outside, OneStep, Endless, NoReward, OneAction]:
-    limit = None if task in (Endless, *Faulty.__subclasses__()) else 100
+IN_EVALUATION = [RaisesInEvaluation, NaNInEvaluation]
+for task in [
+    *Faulty.__subclasses__(),
+    *IN_EVALUATION,
+    Outside,
+    OneStep,
+    Endless,
+    NoReward,
+    OneAction,
+]:
+    limit = None if task in (Endless, *Faulty.__subclasses__()) else 150
     gym.register(f"{task.__name__}-v0", task, max_episode_steps=limit)

@@ -390,7 +390,7 @@ def test_signals_end_the_run_within_5_seconds(number, vectorization, tmp_path):
     [
         ("NaNObservation", "observation of environment 1 is not finite"),
         ("InfiniteReward", "reward of environment 1 is not finite"),
-        ("NaNFinalObservation", "final_observation is not finite"),
+        ("NaNFinalObservation", "final_observation of environment 1 is not finite"),
         ("Raises", "environment 1 failed: ZeroDivisionError"),
     ],
 )
@@ -405,6 +405,22 @@ def test_a_failing_environment_stops_the_run(env_id, message, vectorization, tmp
     assert "stopped in iteration 3" in out
     assert state_of(only_run(tmp_path))["iteration"] == 2
     assert not alive(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("RaisesInEvaluation", "environment 0 failed: ZeroDivisionError"),
+        ("NaNInEvaluation", "return_in_evaluation of environment 0 is not finite"),
+    ],
+)
+def test_a_failure_in_an_evaluation_stops_the_run(env_id, message, tmp_path):
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--checkpoint-every", 1]
+    result = run("ppo", *flags, "--eval-every", 2, runs=tmp_path)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert message in line
+    assert state_of(only_run(tmp_path))["iteration"] == 1
 
 
 def test_a_dying_worker_stops_the_run(tmp_path):

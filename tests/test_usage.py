@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from typing import get_type_hints
 
 import pytest
 from common import SCRIPTS, only_run, small
@@ -106,6 +107,27 @@ def test_a_mistake_gets_one_line(
     assert out == ""
     assert everything(folder) == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_number_of_every_script_has_a_range(name):
+    """The flags that only one algorithm has, too."""
+    script, tried = SCRIPTS[name], 0
+    hints = get_type_hints(script.Config, include_extras=True)
+    for field, kind in hints.items():
+        if getattr(kind, "__origin__", None) is tuple:
+            kind = kind.__args__[0]
+        if not hasattr(kind, "__metadata__"):
+            assert kind not in (int, float), field
+            continue
+        low, high = kind.__metadata__
+        flag = "--" + field.replace("_", "-")
+        nan = [] if kind.__origin__ is int else ["nan"]
+        for value in (low - 1, 2 * high + 1, *nan):
+            with pytest.raises(script.UsageError, match=f"{flag} must be from"):
+                script.parse([flag, str(value)])
+            tried += 1
+    assert tried >= 30
 
 
 def test_the_table_is_long_enough():
