@@ -2,7 +2,7 @@
 
     θ ← θ + α ∇_θ mean_D[ A ln π_θ(a|s) ]
 
-Algorithm 4, each line quoted where the code does it, in this order:
+Algorithm 4 in the words of Algorithm 6, each line quoted in the code, in this order:
     while t ≤ T do
     for i = 1, …, U do
     a ∼ π_θ
