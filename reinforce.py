@@ -248,11 +248,12 @@ def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
     decay = gamma * (1 - ended)
-    returns, x = torch.empty_like(rewards), torch.zeros_like(rewards[0])
+    rewards, decay = rewards.unbind(), decay.unbind()  # T rows of [N]
+    returns, x = list(rewards), torch.zeros_like(rewards[0])
     for i in reversed(range(len(rewards))):
         x = rewards[i] + decay[i] * x
         returns[i] = x
-    return returns
+    return torch.stack(returns)
 
 
 # ── loss ────────────────────────────────────────────────────────────────────────────
@@ -391,7 +392,7 @@ def require_finite(**quantities) -> None:
 
 
 class Guarded(gym.Wrapper):
-    """Tells which of the environments failed."""
+    """Tells which of the environments failed; drops the info, which costs time."""
 
     def __init__(self, index: int, config, render_mode: str | None = None):
         if config.vectorization == "async" and multiprocessing.parent_process():
@@ -402,10 +403,11 @@ class Guarded(gym.Wrapper):
         self.index = index
 
     def reset(self, **options):
-        return self.guard(self.env.reset, **options)
+        return self.guard(self.env.reset, **options)[0], {}
 
     def step(self, action):
-        return self.guard(self.env.step, action)
+        *outcome, _ = self.guard(self.env.step, action)
+        return *outcome, {}
 
     def guard(self, method, *arguments, **options):
         try:
@@ -422,14 +424,15 @@ class Environments:
         make_environment(config).close()  # refuses an unfit one in this process
         make = [partial(Guarded, i, config) for i in range(config.num_envs)]
         mode = gym.vector.AutoresetMode.SAME_STEP
-        self.vector = kinds[config.vectorization](make, autoreset_mode=mode)
+        kind = kinds[config.vectorization]
+        self.vector = kind(make, autoreset_mode=mode, copy=False)
         self.observation_size = self.vector.single_observation_space.shape[0]
         self.action_space = self.vector.single_action_space
         self.gamma, self.device = config.gamma, config.device
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """On the device, in float32."""
-        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+        """A copy on the device, in float32."""
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def reset(self, *seed: int) -> None:
         """Start all episodes anew; what follows depends on the seed alone."""
@@ -450,17 +453,18 @@ class Environments:
             raise RunError(f"the process of an environment died: {error!r}") from error
         observations, rewards, terminated, truncated, info = outcome
         require_finite(observation=observations, reward=rewards)
-        ended, final = terminated | truncated, observations[:0]
-        if ended.any():  # `observations` holds the first of the next episode there
+        self.observations = self.tensor(observations)
+        self.sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
+        discounted, final = self.sums[0].copy(), observations[:0]
+        if (ended := terminated | truncated).any():
+            # `observations` holds the first of the next episode there
             final = np.stack(info["final_obs"][ended])
             finals = np.zeros_like(observations)
             finals[ended] = final
             require_finite(final_observation=finals)
-        self.observations = self.tensor(observations)
-        sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
-        self.finished += sums[1:, ended].T.tolist()
-        self.sums = sums * ~ended
-        return rewards, sums[0], terminated, truncated, final
+            self.finished += self.sums[1:, ended].T.tolist()
+            self.sums[:, ended] = 0
+        return rewards, discounted, terminated, truncated, final
 
     def pop_episodes(self) -> dict[str, float]:
         """Mean return and length of the episodes finished since the last call."""
@@ -672,19 +676,28 @@ def measure(policy: Policy, batch: Batch) -> dict[str, float]:
 
 
 def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict:
-    """One rollout and the update on it; returns a row for the log."""
+    """One rollout and the update on it; returns a row for the log.
+
+    The first rollout of a run only tells the statistics what observations are like.
+    """
     start = time.perf_counter()
     batch = rollout(agent, environments, config)
+    steps = len(batch.actions)
+    if agent.statistics.enabled and not agent.statistics.count:
+        # Gradients on raw observations are so large that Adam remembers them for long
+        agent.statistics.absorb(batch.observations)
+        batch = rollout(agent, environments, config)
+        steps += len(batch.actions)
     middle = time.perf_counter()
     metrics = update(agent, optimizer, batch, config)
     metrics = environments.pop_episodes() | measure(agent.policy, batch) | metrics
     require_finite(**metrics)
     agent.statistics.absorb(batch.observations)
-    end, steps = time.perf_counter(), len(batch.actions)
+    end = time.perf_counter()
     row = {f"train/{name}": value for name, value in metrics.items()}
     row["time/steps_per_second"] = steps / (end - start)
     row["time/rollout_steps_per_second"] = steps / (middle - start)
-    row["time/update_steps_per_second"] = steps / (end - middle)
+    row["time/update_steps_per_second"] = len(batch.actions) / (end - middle)
     return row | {"step": steps}
 
 

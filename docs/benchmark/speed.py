@@ -1,0 +1,384 @@
+"""How fast the five scripts are: beside Stable-Baselines3, and beside the machine.
+
+    python docs/benchmark/speed.py
+    python docs/benchmark/speed.py --env-id Hopper-v4 --algorithm ppo a2c --repeats 5
+    python docs/benchmark/speed.py --profile
+
+Writes speed.csv, a row for each measurement, speed.json, what was measured on what, and
+the chart speed.png and speed.svg; prints the tables. Flags after `--` are the scripts'.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent / "experiments"))
+
+from run import (  # noqa: E402
+    ALGORITHMS,
+    ROOT,
+    TASKS,
+    Parser,
+    UsageError,
+    current_commit,
+    its_errors,
+    one_line,
+)
+
+PEERS = {"ppo": "SB3", "a2c": "SB3", "trpo": "sb3-contrib"}
+NAMES = {"ppo": "PPO", "a2c": "A2C", "trpo": "TRPO"}
+NAMES |= {"vmpo": "V-MPO", "reinforce": "REINFORCE"}
+PACKAGES = ["torch", "gymnasium", "mujoco", "numpy"]
+PEER_PACKAGES = [*PACKAGES, "stable-baselines3", "sb3-contrib"]
+MEASURED = ["steps_per_second", "rollout_steps_per_second", "update_steps_per_second"]
+MEASURED += ["peak_memory_mib", "startup_seconds"]
+
+
+class Cell(NamedTuple):
+    """What a process measures."""
+
+    env_id: str
+    algorithm: str
+    precision: str
+    implementation: str  # ours, peer, limit; help: how long `ppo.py --help` takes
+
+
+COLUMNS = [*Cell._fields, "repeat", *MEASURED]
+HELP = Cell("", "ppo", "", "help")
+
+
+# ── command line ────────────────────────────────────────────────────────────────────
+
+
+def parse(arguments: list[str] | None):
+    """The options, and the flags for the scripts."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=style, allow_abbrev=False)
+    add, kinds = parser.add_argument, ("float32", "bfloat16")
+    add("--env-id", nargs="+", default=TASKS, help="default: the paper's four")
+    add("--algorithm", nargs="+", choices=ALGORITHMS, default=[*NAMES])
+    add("--precision", nargs="+", choices=kinds, default=kinds, help="default: both")
+    add("--repeats", type=int, default=3, help="of everything; default: 3")
+    add("--iterations", type=int, default=1, help="in each measurement; default: 1")
+    add("--threads", type=int, default=2, help="of a measurement; default: 2")
+    peers = ROOT / ".peers" / "bin" / "python"
+    add("--peer-python", type=Path, default=peers, help="default: .peers/bin/python")
+    add("--no-peers", action="store_true", help="measure our scripts alone")
+    add("--output", type=Path, default=FOLDER, help="folder; default: docs/benchmark")
+    add(
+        "--redraw",
+        action="store_true",
+        help="tables and chart of the CSV that is there",
+    )
+    add(
+        "--profile", action="store_true", help="where an iteration's time goes, instead"
+    )
+    options = parser.parse_args(arguments[:cut])
+    for name in ("repeats", "iterations", "threads"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} must be 1 or more")
+    return options, arguments[cut + 1 :]
+
+
+def peer_versions(options) -> dict[str, str]:
+    """Of the peers and what they run on; refuses an environment without them."""
+    code = "import json, sys; from importlib.metadata import version\n"
+    code += "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    command = [options.peer_python, "-c", code, *PEER_PACKAGES]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return json.loads(found.stdout)
+    except (OSError, subprocess.CalledProcessError) as error:
+        make = "python3 -m venv .peers && "
+        make += ".peers/bin/pip install -r docs/benchmark/requirements.txt"
+        raise UsageError(
+            f"--peer-python {options.peer_python}: no Stable-Baselines3 and sb3-contrib "
+            f"there; make it in the root of the repository: {make}; or use --no-peers"
+        ) from error
+
+
+def make_cells(options, flags: list[str]) -> dict[Cell, dict]:
+    """What to measure, ours beside its peer and its limit, with each one's request."""
+    cells = {}
+    for env_id in dict.fromkeys(options.env_id):
+        for algorithm in dict.fromkeys(options.algorithm):
+            peer = not options.no_peers and algorithm in PEERS
+            # REINFORCE has no critic, which is what the precision is for
+            precisions = options.precision[: 1 if algorithm == "reinforce" else None]
+            for precision in dict.fromkeys(precisions):
+                words = ["--env-id", env_id, "--precision", precision, *flags]
+                with its_errors(algorithm) as script:
+                    config = script.parse(words)
+                    script.check_machine(config)
+                    script.make_environment(config).close()
+                request = {"algorithm": algorithm, "flags": words}
+                request |= {"config": asdict(config), "iterations": options.iterations}
+                cell = Cell(env_id, algorithm, precision, "ours")
+                cells[cell] = request
+                if peer:
+                    alike = {"precision": "float32", "implementation": "peer"}
+                    cells.setdefault(cell._replace(**alike), request)
+                cells[cell._replace(implementation="limit")] = request
+    return cells
+
+
+# ── measuring ───────────────────────────────────────────────────────────────────────
+
+
+def run(command: list, name: str, options) -> tuple[str, float]:
+    """What a process prints and the seconds that it takes."""
+    kinds = "OMP", "MKL", "OPENBLAS"
+    threads = {f"{kind}_NUM_THREADS": str(options.threads) for kind in kinds}
+    ways = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    start = time.perf_counter()
+    process = subprocess.run(command, **ways, env=os.environ | threads)
+    if process.returncode:
+        *_, last = ["no message", *process.stderr.strip().splitlines()]
+        raise UsageError(f"{name} ended with status {process.returncode}: {last}")
+    return process.stdout, time.perf_counter() - start
+
+
+def measure(kind: str, request: dict, name: str, options) -> dict:
+    """One measurement by measure.py."""
+    python = options.peer_python if kind == "peer" else sys.executable
+    content = json.dumps(request | {"started": time.time()})
+    command = [python, FOLDER / "measure.py", kind, content]
+    output, _ = run(command, name, options)
+    return json.loads(output.splitlines()[-1])
+
+
+def measure_all(cells: dict[Cell, dict], path: Path, options) -> None:
+    """Repeat everything; each row is on disk before the next is measured."""
+    total, done = options.repeats * (len(cells) + 1), 0
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for repeat in range(options.repeats):
+            # There and back: what a process leaves to the next one falls on both sides.
+            order = [HELP, *cells][:: -1 if repeat % 2 else 1]
+            for cell in order:
+                done, name = done + 1, " ".join(filter(None, cell))
+                if cell == HELP:
+                    command = [sys.executable, ROOT / "ppo.py", "--help"]
+                    row = {"startup_seconds": run(command, name, options)[1]}
+                else:
+                    row = measure(cell.implementation, cells[cell], name, options)
+                row = {key: f"{value:.6g}" for key, value in row.items()}
+                writer.writerow(cell._asdict() | {"repeat": repeat} | row)
+                file.flush()
+                speed = row.get("steps_per_second")
+                shown = f"{float(speed):,.0f} steps/s" if speed else ""
+                print(f"{done}/{total} {name} {shown}", file=sys.stderr, flush=True)
+
+
+def describe(options, flags: list[str], peers: dict[str, str]) -> dict:
+    """The machine and the software of a measurement."""
+    cpu = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else None
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": current_commit(),
+        "processor": found[1] if found else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "peer_versions": peers,
+        "threads": options.threads,
+        "iterations": options.iterations,
+        "flags": flags,
+    }
+
+
+# ── results ─────────────────────────────────────────────────────────────────────────
+
+
+def read_results(path: Path) -> dict[Cell, dict[str, dict[str, float]]]:
+    """Value by cell, column and repeat."""
+    results = defaultdict(lambda: defaultdict(dict))
+    try:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                cell = Cell(*(row[name] for name in Cell._fields))
+                for name in MEASURED:
+                    if row[name]:
+                        results[cell][name][row["repeat"]] = float(row[name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a speed.csv: {error}") from error
+    return results
+
+
+def comparison(cell: Cell) -> tuple[Cell | None, str]:
+    """What ours is compared with, if anything, and whose it is."""
+    if cell.algorithm in PEERS:
+        peer = cell._replace(implementation="peer", precision="float32")
+        return peer, PEERS[cell.algorithm]
+    if cell.algorithm == "vmpo":
+        return cell._replace(algorithm="ppo"), "our PPO"
+    return None, "–"
+
+
+def spread(values, form: str) -> str:
+    """Median and range."""
+    low, middle, high = (form.format(f(values)) for f in (min, median, max))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def table(title: str, headers: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join([f"\n{title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def tables(results) -> str:
+    """Medians with their range, and ratios of what was measured in the same repeat."""
+
+    def value(cell, column, form="{:,.0f}") -> str:
+        values = results[cell][column] if cell in results else {}
+        return spread(values.values(), form) if values else "–"
+
+    def ratio(cell, other, column, form) -> str:
+        ours = results[cell][column]
+        theirs = results[other][column] if other in results else {}
+        ratios = [ours[i] / theirs[i] for i in ours if i in theirs]
+        return spread(ratios, form) if ratios else "–"
+
+    speeds, memory = {name: [] for name in MEASURED[:3]}, []
+    for cell in [cell for cell in results if cell.implementation == "ours"]:
+        (other, peer), limit = comparison(cell), cell._replace(implementation="limit")
+        name = [cell.env_id, NAMES[cell.algorithm], cell.precision]
+        for column, rows in speeds.items():
+            row = [*name, value(cell, column), value(other, column), peer]
+            row.append(ratio(cell, other, column, "{:.2f}"))
+            row += [value(limit, column), ratio(cell, limit, column, "{:.0%}")]
+            rows.append(row)
+        row = [value(c, "peak_memory_mib") for c in (cell, other)]
+        row += [value(c, "startup_seconds", "{:.1f}") for c in (cell, other)]
+        memory.append([*name, *row, peer])
+    key = ["environment", "algorithm", "precision"]
+    headers = [*key, "ours", "theirs", "who", "ours / theirs", "limit", "of the limit"]
+    titles = "Steps per second", "Rollout, steps per second", "Update, steps per second"
+    texts = [table(t, headers, r) for t, r in zip(titles, speeds.values(), strict=True)]
+    headers = [*key, "MiB, ours", "theirs", "start-up s, ours", "theirs", "who"]
+    texts.append(table("Peak memory, and seconds to the first step", headers, memory))
+    waited = value(HELP, "startup_seconds", "{:.1f}")
+    return "\n".join([*texts, f"\n`python ppo.py --help` takes {waited} s."])
+
+
+# ── chart ───────────────────────────────────────────────────────────────────────────
+
+# Colours of Okabe and Ito; the hatches tell the bars apart without any.
+BARS = {
+    ("float32", "ours"): {"label": "ours", "color": "#0072B2"},
+    ("bfloat16", "ours"): {
+        "label": "ours, bfloat16",
+        "color": "#56B4E9",
+        "hatch": "//",
+    },
+    ("float32", "peer"): {
+        "label": "Stable-Baselines3, sb3-contrib",
+        "color": "#E69F00",
+        "hatch": "..",
+    },
+}
+
+
+def draw(results, path: Path) -> None:
+    """A panel for each environment: ours, our peers', and the limit as a frame."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    env_ids = [*dict.fromkeys(cell.env_id for cell in results if cell != HELP)]
+    names = [name for name in NAMES if any(cell.algorithm == name for cell in results)]
+    down, across = -(-len(env_ids) // 2), min(2, len(env_ids))
+    matplotlib.rcParams |= {"font.size": 9, "svg.hashsalt": "speed"}
+    figure = Figure((4.6 * across, 2.8 * down + 0.5), layout="constrained")
+    grid, handles = figure.subplots(down, across, squeeze=False).ravel(), {}
+    for axes in grid[len(env_ids) :]:
+        axes.remove()
+    for axes, env_id in zip(grid, env_ids, strict=False):
+        for x, name in enumerate(names):
+            bars = [(Cell(env_id, name, *kind), look) for kind, look in BARS.items()]
+            bars = [(cell, look) for cell, look in bars if cell in results]
+            for i, (cell, look) in enumerate(bars):
+                at = x + 0.27 * (i - (len(bars) - 1) / 2)
+                values = [*results[cell][MEASURED[0]].values()]
+                middle = median(values)
+                error = [[middle - min(values)], [max(values) - middle]]
+                bar = {"width": 0.25, "edgecolor": "white", "linewidth": 0}
+                drawn = axes.bar(at, middle, yerr=error, capsize=2, **bar | look)
+                handles[look["label"]] = drawn
+                limit = cell._replace(implementation="limit")
+                if cell.implementation == "ours" and limit in results:
+                    frame = {"fill": False, "edgecolor": "black", "linestyle": ":"}
+                    height = median(results[limit][MEASURED[0]].values())
+                    drawn = axes.bar(at, height, width=0.25, **frame)
+                    handles["the machine's limit"] = drawn
+        axes.set(title=env_id, ylabel="steps per second")
+        axes.set_xticks(range(len(names)), [NAMES[name] for name in names])
+        axes.spines[["top", "right"]].set_visible(False)
+    legend = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend(handles.values(), handles, **legend)
+    figure.savefig(path.with_suffix(".png"), dpi=200)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+# ── main ────────────────────────────────────────────────────────────────────────────
+
+
+def show_profile(cells: dict[Cell, dict], options) -> None:
+    """A table of where the time of the first cell's iterations goes."""
+    cell, request = next(iter(cells.items()))
+    seconds = measure("profile", request, f"profile {' '.join(cell)}", options)
+    total = sum(seconds.values())
+    rows = [[k, f"{1000 * s:,.0f}", f"{s / total:.1%}"] for k, s in seconds.items()]
+    rows.append(["together", f"{1000 * total:,.0f}", "100 %"])
+    title = f"{NAMES[cell.algorithm]}, {cell.env_id}, {cell.precision}, one iteration"
+    print(table(title, ["", "ms", "share"], rows))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, flags = parse(arguments)
+    if not options.profile and not importlib.util.find_spec("matplotlib"):
+        raise UsageError("needs matplotlib: pip install -r docs/requirements.txt")
+    path = options.output / "speed.csv"
+    if not options.redraw:
+        options.no_peers |= options.profile
+        peers = {} if options.no_peers else peer_versions(options)
+        cells = make_cells(options, flags)
+        if options.profile:
+            show_profile(cells, options)
+            return 0
+        about = json.dumps(describe(options, flags, peers), indent=2) + "\n"
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".json").write_text(about)
+            measure_all(cells, path, options)
+        except OSError as error:
+            raise UsageError(f"--output {options.output}: {error.strerror}") from error
+    results = read_results(path)
+    print(tables(results))
+    draw(results, path)
+    print(f"\n{path}, and beside it speed.json, speed.png and speed.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    one_line(main)
