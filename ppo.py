@@ -291,7 +291,7 @@ def compute_gae(
     decay = gamma * gae_lambda * (1 - ended)
     delta, decay = delta.unbind(), decay.unbind()  # T rows of [N]
     advantages, x = list(delta), torch.zeros_like(delta[0])
-    for i in reversed(range(len(delta))):
+    for i in reversed(range(len(rewards))):
         # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
         x = delta[i] + decay[i] * x
         # Alg. 7: A_i ← x
@@ -498,19 +498,18 @@ class Environments:
     """N environments stepped together, and the episodes they are in the middle of."""
 
     def __init__(self, config):
-        kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
         make_environment(config).close()  # refuses an unfit one in this process
         make = [partial(Guarded, i, config) for i in range(config.num_envs)]
-        mode = gym.vector.AutoresetMode.SAME_STEP
-        kind = kinds[config.vectorization]
-        self.vector = kind(make, autoreset_mode=mode, copy=False)
+        options = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "copy": False}
+        kind = getattr(gym.vector, f"{config.vectorization.capitalize()}VectorEnv")
+        self.vector = kind(make, **options)
         self.observation_size = self.vector.single_observation_space.shape[0]
         self.action_space = self.vector.single_action_space
         self.gamma, self.device = config.gamma, config.device
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """A copy on the device, in float32."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
+        return torch.from_numpy(array.astype(np.float32)).to(self.device)
 
     def reset(self, *seed: int) -> None:
         """Start all episodes anew; what follows depends on the seed alone."""
@@ -754,15 +753,12 @@ def measure(policy: Policy, batch: Batch) -> dict[str, float]:
 
 
 def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict:
-    """One rollout and the update on it; returns a row for the log.
-
-    The first rollout of a run only tells the statistics what observations are like.
-    """
+    """One rollout and the update on it; returns a row for the log."""
     start = time.perf_counter()
     batch = rollout(agent, environments, config)
     steps = len(batch.actions)
     if agent.statistics.enabled and not agent.statistics.count:
-        # Gradients on raw observations are so large that Adam remembers them for long
+        # To learn on raw observations would spoil Adam's moments for a long time
         agent.statistics.absorb(batch.observations)
         batch = rollout(agent, environments, config)
         steps += len(batch.actions)

@@ -248,12 +248,11 @@ def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
     decay = gamma * (1 - ended)
-    rewards, decay = rewards.unbind(), decay.unbind()  # T rows of [N]
-    returns, x = list(rewards), torch.zeros_like(rewards[0])
+    returns, x = torch.empty_like(rewards), torch.zeros_like(rewards[0])
     for i in reversed(range(len(rewards))):
         x = rewards[i] + decay[i] * x
         returns[i] = x
-    return torch.stack(returns)
+    return returns
 
 
 # ── loss ────────────────────────────────────────────────────────────────────────────
@@ -420,19 +419,18 @@ class Environments:
     """N environments stepped together, and the episodes they are in the middle of."""
 
     def __init__(self, config):
-        kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
         make_environment(config).close()  # refuses an unfit one in this process
         make = [partial(Guarded, i, config) for i in range(config.num_envs)]
-        mode = gym.vector.AutoresetMode.SAME_STEP
-        kind = kinds[config.vectorization]
-        self.vector = kind(make, autoreset_mode=mode, copy=False)
+        options = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "copy": False}
+        kind = getattr(gym.vector, f"{config.vectorization.capitalize()}VectorEnv")
+        self.vector = kind(make, **options)
         self.observation_size = self.vector.single_observation_space.shape[0]
         self.action_space = self.vector.single_action_space
         self.gamma, self.device = config.gamma, config.device
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """A copy on the device, in float32."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
+        return torch.from_numpy(array.astype(np.float32)).to(self.device)
 
     def reset(self, *seed: int) -> None:
         """Start all episodes anew; what follows depends on the seed alone."""
@@ -676,15 +674,12 @@ def measure(policy: Policy, batch: Batch) -> dict[str, float]:
 
 
 def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict:
-    """One rollout and the update on it; returns a row for the log.
-
-    The first rollout of a run only tells the statistics what observations are like.
-    """
+    """One rollout and the update on it; returns a row for the log."""
     start = time.perf_counter()
     batch = rollout(agent, environments, config)
     steps = len(batch.actions)
     if agent.statistics.enabled and not agent.statistics.count:
-        # Gradients on raw observations are so large that Adam remembers them for long
+        # To learn on raw observations would spoil Adam's moments for a long time
         agent.statistics.absorb(batch.observations)
         batch = rollout(agent, environments, config)
         steps += len(batch.actions)

@@ -127,6 +127,29 @@ def test_sync_and_async_give_the_same_bits(name):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_update_learns_on_standardised_observations(name, monkeypatch):
+    script = SCRIPTS[name]
+    flags = {"num_envs": 1 if name == "reinforce" else 3, "unroll_length": 200}
+    agent, environments, config = start(script, "Pendulum-v1", **flags)
+    learned = []
+    spy = lambda agent, optimizer, batch, config: learned.append(batch) or {}  # noqa: E731
+    monkeypatch.setattr(script, "update", spy)
+    row = script.iterate(agent, None, environments, config)
+    absorbed = agent.statistics.count.item()
+    assert row["step"] == absorbed == 2 * len(learned[0].actions)  # two rollouts
+    row = script.iterate(agent, None, environments, config)
+    assert row["step"] == len(learned[1].actions)  # and one from then on
+    assert agent.statistics.count.item() == absorbed + row["step"]
+    environments.vector.close()
+
+    flags["normalize_observations"] = False
+    agent, environments, config = start(script, "Pendulum-v1", **flags)
+    row = script.iterate(agent, None, environments, config)
+    assert row["step"] == len(learned[2].actions)
+    environments.vector.close()
+
+
 def test_nested_spaces_are_flattened_and_actions_shaped():
     flags = {"num_envs": 2, "unroll_length": 20}
     agent, environments, config = start(ppo, "tasks:Nested-v0", **flags)
