@@ -371,8 +371,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 loss = loss - config.entropy_coefficient * entropy
             # Alg. 4: update θ and ϕ using dθ and dϕ
             grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
-            log["policy_loss"].append(actor_loss)
-            log["value_loss"].append(critic_loss)
+            log["policy_loss"].append(actor_loss.detach())
+            log["value_loss"].append(critic_loss.detach())
             log["grad_norm"].append(grad_norm)
     return {name: torch.stack(values).mean().item() for name, values in log.items()}
 

@@ -378,8 +378,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 loss = loss - config.entropy_coefficient * entropy
             # Alg. 6: update θ and ϕ using dθ and dϕ
             grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
-            log["policy_loss"].append(actor_loss)
-            log["value_loss"].append(critic_loss)
+            log["policy_loss"].append(actor_loss.detach())
+            log["value_loss"].append(critic_loss.detach())
             log["grad_norm"].append(grad_norm)
             change = (log_prob - batch.log_prob_old[i]).expm1().abs()
             log["clip_fraction"].append((change > config.epsilon).float().mean())

@@ -307,7 +307,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 entropy = agent.policy.entropy(distribution).mean()
                 loss = loss - config.entropy_coefficient * entropy
             grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
-            log["policy_loss"].append(actor_loss)
+            log["policy_loss"].append(actor_loss.detach())
             log["grad_norm"].append(grad_norm)
     return {name: torch.stack(values).mean().item() for name, values in log.items()}
 

@@ -417,7 +417,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             critic_loss = value_loss(agent.value(observations), returns[i])
             # Alg. 5: Update ϕ using dϕ via gradient descent
             gradient_step(agent, optimizer, critic_loss, config.max_grad_norm)
-            log["value_loss"].append(critic_loss)
+            log["value_loss"].append(critic_loss.detach())
     with torch.no_grad():
         log["kl"] = [kl_divergence(old, agent.policy(batch.observations)).mean()]
     return {name: torch.stack(values).mean().item() for name, values in log.items()}

@@ -433,11 +433,11 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             grad_norm = gradient_step(agent, optimizer, loss, config.max_grad_norm)
             agent.eta.data.clamp_(min=config.eta_min)
             agent.nu.data.clamp_(min=config.nu_min)
-            log["policy_loss"].append(actor_loss)
-            log["value_loss"].append(critic_loss)
+            log["policy_loss"].append(actor_loss.detach())
+            log["value_loss"].append(critic_loss.detach())
             log["grad_norm"].append(grad_norm)
-            log["kl_loss"].append(penalty)
-            log["temperature_loss"].append(eta_loss)
+            log["kl_loss"].append(penalty.detach())
+            log["temperature_loss"].append(eta_loss.detach())
     log |= measure_constraints(agent, old_policy(batch.observations), batch)
     return {name: torch.stack(values).mean().item() for name, values in log.items()}
 
