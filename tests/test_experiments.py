@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ sys.path.insert(0, str(FOLDER))
 
 import collect  # noqa: E402
 import run as harness  # noqa: E402
+import tables  # noqa: E402
 
 # 3 iterations with an evaluation each, about a second long so that a stop is in one
 STEPS = 3 * 4096
@@ -194,6 +196,40 @@ def test_plot_mistakes(tmp_path):
     for path in ("bad.csv", "missing.csv", "missing", "."):
         with pytest.raises(harness.UsageError, match="is not|cannot be read"):
             plot.main([str(tmp_path / path)])
+
+
+def test_the_tables_are_those_of_the_results(tmp_path):
+    page = ROOT / "docs" / "results.md"
+    copy = tmp_path / "results.md"
+    emptied = re.sub(
+        r"(?s)(<!-- [^e].*? -->).*?(<!-- end -->)", r"\1\n\2", page.read_text()
+    )
+    copy.write_text(emptied)
+    assert len(emptied) < len(page.read_text())
+    tables.main(["--page", str(copy)])
+    assert copy.read_text() == page.read_text()
+    copy.write_text("nothing to fill")
+    with pytest.raises(harness.UsageError, match="lacks"):
+        tables.main(["--page", str(copy)])
+
+
+def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
+    usual = dict.fromkeys(collect.COLUMNS, "0") | {"algorithm": "ppo", "variant": ""}
+    usual |= {"env_id": "Ant-v4", "total_timesteps": "100"}
+    lines = [("0", 50, 9), ("0", 110, 1000), ("1", 110, 2000), ("2", 99, 9)]
+    content = [
+        usual | {"seed": seed, "step": str(step), "return_mean": str(value)}
+        for seed, step, value in lines
+    ]
+    with open(tmp_path / "figure4.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, collect.COLUMNS)
+        writer.writeheader()
+        writer.writerows(content)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    ant = tables.cells("figure4", tables.PAPER_8M).splitlines()[2].split(" | ")[2]
+    assert ant == "*1,500 ± 500 (2 seeds)* [5,671]"
+    ant = tables.cells("figure4", {"ppo": (0, 1500, 0, 0)}).splitlines()[2]
+    assert "| 1,500 ± 500 (2 seeds) [1,500] |" in ant
 
 
 def test_the_paper_cells():
