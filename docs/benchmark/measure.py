@@ -3,7 +3,8 @@
     python measure.py ours|peer|limit|profile REQUEST
 
 REQUEST is JSON: the algorithm, its flags, the configuration that they make, how many
-iterations to measure, and when the process was started. The answer is a line of JSON.
+iterations to measure, and when the process was started; for the limit, what it is the
+limit of: pairs of algorithm and configuration. The answer is a line of JSON, a list.
 """
 
 import importlib
@@ -15,7 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ import mujoco
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-LEAST_SECONDS = 0.4  # that a measurement of a limit takes
+LEAST_SECONDS = 0.5  # that a measurement of a limit takes
 PEERS = {
     "ppo": ("stable_baselines3", "PPO"),
     "a2c": ("stable_baselines3", "A2C"),
@@ -172,15 +173,6 @@ class Layer(NamedTuple):
     dy: torch.Tensor
 
 
-def make_layers(sizes, rows: int, dtype, last_dtype) -> list[Layer]:
-    layers = []
-    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        kind = last_dtype if i == len(sizes) - 2 else dtype
-        shapes = [(rows, fan_in), (fan_out, fan_in), (rows, fan_out)]
-        layers.append(Layer(*(torch.rand(shape).to(kind) for shape in shapes * 2)))
-    return layers
-
-
 def forward(layers: list[Layer]) -> None:
     for layer in layers:
         torch.mm(layer.x, layer.weight.T, out=layer.y)
@@ -203,6 +195,38 @@ def seconds(work, *arguments) -> float:
     return passed / count
 
 
+@cache
+def pass_seconds(work, sizes: tuple[int, ...], rows: int, precision: str) -> float:
+    """Of one pass through a network; its last layer is in float32 always."""
+    layers = []
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        dtype = getattr(torch, precision if i < len(sizes) - 2 else "float32")
+        shapes = [(rows, fan_in), (fan_out, fan_in), (rows, fan_out)]
+        layers.append(Layer(*(torch.rand(shape).to(dtype) for shape in shapes * 2)))
+    return seconds(work, layers)
+
+
+@cache
+def stepping_seconds(env_id: str, num_envs: int) -> tuple[float, int, int]:
+    """Of one step, actions drawn beforehand; sizes of observation and policy output."""
+    envs = [gym.make(env_id) for _ in range(num_envs)]
+    for seed, env in enumerate(envs):
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    actions = [[env.action_space.sample() for env in envs] for _ in range(128)]
+
+    def play():
+        for row in actions:
+            for env, action in zip(envs, row, strict=True):
+                _, _, terminated, truncated, _ = env.step(action)
+                if terminated or truncated:
+                    env.reset()
+
+    space, size = envs[0].action_space, gym.spaces.flatdim(envs[0].observation_space)
+    outputs = int(space.n) if hasattr(space, "n") else 2 * math.prod(space.shape)
+    return seconds(play) / len(actions) / num_envs, size, outputs
+
+
 def policy_passes(algorithm: str, config: dict) -> tuple[int, int]:
     """How often the batch goes forward and backward through the policy."""
     epochs = config["num_epochs"]
@@ -216,40 +240,27 @@ def policy_passes(algorithm: str, config: dict) -> tuple[int, int]:
     return epochs, epochs
 
 
-def limit(request: dict) -> dict[str, float]:
+def limit(request: dict) -> list[dict[str, float]]:
     """Bare stepping as the rollout, the bare products of the networks as the update."""
-    gym.logger.min_level = 50
-    algorithm, config = request["algorithm"], request["config"]
-    make = [partial(gym.make, config["env_id"])] * config["num_envs"]
-    mode = gym.vector.AutoresetMode.SAME_STEP
-    vector = gym.vector.SyncVectorEnv(make, autoreset_mode=mode)
-    vector.reset(seed=0)
-    vector.action_space.seed(0)
-    actions = [vector.action_space.sample() for _ in range(128)]
-
-    def play():
-        for action in actions:
-            vector.step(action)
-
-    batch = config["num_envs"] * config["unroll_length"]
-    stepping = seconds(play) / len(actions) / config["num_envs"] * batch
-
-    size = gym.spaces.flatdim(vector.single_observation_space)
-    space, count = vector.single_action_space, config["num_minibatches"]
-    outputs = space.n if hasattr(space, "n") else 2 * math.prod(space.shape)
-    sizes = size, *config["policy_layers"], int(outputs)
-    policy = make_layers(sizes, batch // count, torch.float32, torch.float32)
-    passes = policy_passes(algorithm, config)
-    there, back = seconds(forward, policy), seconds(backward, policy)
-    products = count * (passes[0] * there + passes[1] * back)
-    if "value_layers" in config:
-        sizes = size, *config["value_layers"], 1
-        kinds = getattr(torch, config["precision"]), torch.float32
-        critic = make_layers(sizes, batch // count, *kinds)
-        there, back = seconds(forward, critic), seconds(backward, critic)
-        # forward once more, for the advantages
-        products += config["num_epochs"] * count * (2 * there + back)
-    return rates(batch, stepping, products)
+    gym.logger.min_level, rows = 50, []
+    for algorithm, config in request["of"]:
+        found = stepping_seconds(config["env_id"], config["num_envs"])
+        stepping, observation_size, outputs = found
+        batch = config["num_envs"] * config["unroll_length"]
+        count = config["num_minibatches"]
+        network = (observation_size, *config["policy_layers"], outputs)
+        shape = network, batch // count, "float32"
+        there, back = policy_passes(algorithm, config)
+        products = count * there * pass_seconds(forward, *shape)
+        products += count * back * pass_seconds(backward, *shape)
+        if "value_layers" in config:
+            network = (observation_size, *config["value_layers"], 1)
+            shape = network, batch // count, config["precision"]
+            there, back = pass_seconds(forward, *shape), pass_seconds(backward, *shape)
+            # forward once more, for the advantages
+            products += config["num_epochs"] * count * (2 * there + back)
+        rows.append(rates(batch, stepping * batch, products))
+    return rows
 
 
 # ── profile ─────────────────────────────────────────────────────────────────────────
@@ -347,7 +358,8 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))  # for the five scripts
     kind, request = sys.argv[1:]
     kinds = {"ours": ours, "peer": peer, "limit": limit, "profile": profile}
-    print(json.dumps(kinds[kind](json.loads(request))))
+    answer = kinds[kind](json.loads(request))
+    print(json.dumps(answer if kind == "limit" else [answer]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import time
 from collections import defaultdict
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -59,7 +58,6 @@ class Cell(NamedTuple):
 
 
 COLUMNS = [*Cell._fields, "repeat", *MEASURED]
-HELP = Cell("", "ppo", "", "help")
 
 
 # ── command line ────────────────────────────────────────────────────────────────────
@@ -74,7 +72,8 @@ def parse(arguments: list[str] | None):
     add, kinds = parser.add_argument, ("float32", "bfloat16")
     add("--env-id", nargs="+", default=TASKS, help="default: the paper's four")
     add("--algorithm", nargs="+", choices=ALGORITHMS, default=[*NAMES])
-    add("--precision", nargs="+", choices=kinds, default=kinds, help="default: both")
+    about = "default: float32, and bfloat16 of PPO"
+    add("--precision", nargs="+", choices=kinds, help=about)
     add("--repeats", type=int, default=3, help="of everything; default: 3")
     add("--iterations", type=int, default=1, help="in each measurement; default: 1")
     add("--threads", type=int, default=2, help="of a measurement; default: 2")
@@ -82,14 +81,8 @@ def parse(arguments: list[str] | None):
     add("--peer-python", type=Path, default=peers, help="default: .peers/bin/python")
     add("--no-peers", action="store_true", help="measure our scripts alone")
     add("--output", type=Path, default=FOLDER, help="folder; default: docs/benchmark")
-    add(
-        "--redraw",
-        action="store_true",
-        help="tables and chart of the CSV that is there",
-    )
-    add(
-        "--profile", action="store_true", help="where an iteration's time goes, instead"
-    )
+    add("--redraw", action="store_true", help="tables and chart of speed.csv again")
+    add("--profile", action="store_true", help="say where the time goes")
     options = parser.parse_args(arguments[:cut])
     for name in ("repeats", "iterations", "threads"):
         if getattr(options, name) < 1:
@@ -108,21 +101,29 @@ def peer_versions(options) -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError) as error:
         make = "python3 -m venv .peers && "
         make += ".peers/bin/pip install -r docs/benchmark/requirements.txt"
-        raise UsageError(
-            f"--peer-python {options.peer_python}: no Stable-Baselines3 and sb3-contrib "
-            f"there; make it in the root of the repository: {make}; or use --no-peers"
-        ) from error
+        text = f"--peer-python {options.peer_python}: no Stable-Baselines3, sb3-contrib"
+        text += f" there; make it, in the root of the repository: {make}; or --no-peers"
+        raise UsageError(text) from error
 
 
-def make_cells(options, flags: list[str]) -> dict[Cell, dict]:
-    """What to measure, ours beside its peer and its limit, with each one's request."""
-    cells = {}
+class Job(NamedTuple):
+    """A process, and the cells that it measures."""
+
+    cells: list[Cell]
+    request: dict
+
+
+def make_jobs(options, flags: list[str]) -> list[Job]:
+    """What to measure, ours beside its peer, and in their midst the limit."""
+    jobs = [Job([Cell("", "ppo", "", "help")], {})]
     for env_id in dict.fromkeys(options.env_id):
+        near = []
         for algorithm in dict.fromkeys(options.algorithm):
-            peer = not options.no_peers and algorithm in PEERS
-            # REINFORCE has no critic, which is what the precision is for
-            precisions = options.precision[: 1 if algorithm == "reinforce" else None]
-            for precision in dict.fromkeys(precisions):
+            usual = ["float32", "bfloat16"][: 2 if algorithm == "ppo" else 1]
+            precisions = options.precision or usual
+            if algorithm == "reinforce":  # has no critic, which is what it is for
+                precisions = precisions[:1]
+            for i, precision in enumerate(dict.fromkeys(precisions)):
                 words = ["--env-id", env_id, "--precision", precision, *flags]
                 with its_errors(algorithm) as script:
                     config = script.parse(words)
@@ -130,13 +131,16 @@ def make_cells(options, flags: list[str]) -> dict[Cell, dict]:
                     script.make_environment(config).close()
                 request = {"algorithm": algorithm, "flags": words}
                 request |= {"config": asdict(config), "iterations": options.iterations}
-                cell = Cell(env_id, algorithm, precision, "ours")
-                cells[cell] = request
-                if peer:
-                    alike = {"precision": "float32", "implementation": "peer"}
-                    cells.setdefault(cell._replace(**alike), request)
-                cells[cell._replace(implementation="limit")] = request
-    return cells
+                near.append(Job([Cell(env_id, algorithm, precision, "ours")], request))
+                if i == 0 and algorithm in PEERS and not options.no_peers:
+                    cell = Cell(env_id, algorithm, "float32", "peer")
+                    near.append(Job([cell], request))
+        ours = [job for job in near if job.cells[0].implementation == "ours"]
+        cells = [job.cells[0]._replace(implementation="limit") for job in ours]
+        of = [(job.request["algorithm"], job.request["config"]) for job in ours]
+        near.insert(len(near) // 2, Job(cells, {"of": of}))
+        jobs += near
+    return jobs
 
 
 # ── measuring ───────────────────────────────────────────────────────────────────────
@@ -155,37 +159,34 @@ def run(command: list, name: str, options) -> tuple[str, float]:
     return process.stdout, time.perf_counter() - start
 
 
-def measure(kind: str, request: dict, name: str, options) -> dict:
-    """One measurement by measure.py."""
+def measure(kind: str, request: dict, name: str, options) -> list[dict]:
+    """What measure.py answers, for each of the cells."""
+    if kind == "help":
+        command = [sys.executable, ROOT / "ppo.py", "--help"]
+        return [{"startup_seconds": run(command, name, options)[1]}]
     python = options.peer_python if kind == "peer" else sys.executable
     content = json.dumps(request | {"started": time.time()})
     command = [python, FOLDER / "measure.py", kind, content]
-    output, _ = run(command, name, options)
-    return json.loads(output.splitlines()[-1])
+    return json.loads(run(command, name, options)[0].splitlines()[-1])
 
 
-def measure_all(cells: dict[Cell, dict], path: Path, options) -> None:
+def measure_all(jobs: list[Job], path: Path, options) -> None:
     """Repeat everything; each row is on disk before the next is measured."""
-    total, done = options.repeats * (len(cells) + 1), 0
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer, start = csv.DictWriter(file, COLUMNS), time.perf_counter()
         writer.writeheader()
         for repeat in range(options.repeats):
             # There and back: what a process leaves to the next one falls on both sides.
-            order = [HELP, *cells][:: -1 if repeat % 2 else 1]
-            for cell in order:
-                done, name = done + 1, " ".join(filter(None, cell))
-                if cell == HELP:
-                    command = [sys.executable, ROOT / "ppo.py", "--help"]
-                    row = {"startup_seconds": run(command, name, options)[1]}
-                else:
-                    row = measure(cell.implementation, cells[cell], name, options)
-                row = {key: f"{value:.6g}" for key, value in row.items()}
-                writer.writerow(cell._asdict() | {"repeat": repeat} | row)
+            for job in jobs[:: -1 if repeat % 2 else 1]:
+                first = job.cells[0]
+                name = " ".join(filter(None, first))
+                rows = measure(first.implementation, job.request, name, options)
+                for cell, row in zip(job.cells, rows, strict=True):
+                    row = {key: f"{value:.6g}" for key, value in row.items()}
+                    writer.writerow(cell._asdict() | {"repeat": repeat} | row)
                 file.flush()
-                speed = row.get("steps_per_second")
-                shown = f"{float(speed):,.0f} steps/s" if speed else ""
-                print(f"{done}/{total} {name} {shown}", file=sys.stderr, flush=True)
+                passed = time.perf_counter() - start
+                print(f"{passed:5.0f} s: repeat {repeat + 1}, {name}", file=sys.stderr)
 
 
 def describe(options, flags: list[str], peers: dict[str, str]) -> dict:
@@ -222,6 +223,8 @@ def read_results(path: Path) -> dict[Cell, dict[str, dict[str, float]]]:
                         results[cell][name][row["repeat"]] = float(row[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a speed.csv: {error}") from error
+    if not any(cell.env_id for cell in results):
+        raise UsageError(f"{path} has no measurement yet")
     return results
 
 
@@ -278,35 +281,54 @@ def tables(results) -> str:
     texts = [table(t, headers, r) for t, r in zip(titles, speeds.values(), strict=True)]
     headers = [*key, "MiB, ours", "theirs", "start-up s, ours", "theirs", "who"]
     texts.append(table("Peak memory, and seconds to the first step", headers, memory))
-    waited = value(HELP, "startup_seconds", "{:.1f}")
+    waited = value(Cell("", "ppo", "", "help"), "startup_seconds", "{:.1f}")
     return "\n".join([*texts, f"\n`python ppo.py --help` takes {waited} s."])
 
 
 # ── chart ───────────────────────────────────────────────────────────────────────────
 
 # Colours of Okabe and Ito; the hatches tell the bars apart without any.
-BARS = {
+BARS = {  # by precision and implementation
     ("float32", "ours"): {"label": "ours", "color": "#0072B2"},
-    ("bfloat16", "ours"): {
-        "label": "ours, bfloat16",
-        "color": "#56B4E9",
-        "hatch": "//",
-    },
-    ("float32", "peer"): {
-        "label": "Stable-Baselines3, sb3-contrib",
-        "color": "#E69F00",
-        "hatch": "..",
-    },
+    ("bfloat16", "ours"): {"label": "ours, bfloat16", "color": "#56B4E9"},
+    ("float32", "peer"): {"label": "SB3, sb3-contrib", "color": "#E69F00"},
 }
+BARS["bfloat16", "ours"]["hatch"], BARS["float32", "peer"]["hatch"] = "//", ".."
+LIMIT = "the machine's limit"
+
+
+def draw_panel(axes, results, env_id: str, algorithms: list[str]) -> dict:
+    """The bars of an environment, limits as frames; returns them by label."""
+    handles = {}
+    for x, algorithm in enumerate(algorithms):
+        bars = [(Cell(env_id, algorithm, *kind), look) for kind, look in BARS.items()]
+        bars = [(cell, look) for cell, look in bars if cell in results]
+        for i, (cell, look) in enumerate(bars):
+            at = x + 0.27 * (i - (len(bars) - 1) / 2)
+            values = [*results[cell][MEASURED[0]].values()]
+            middle = median(values)
+            error = [[middle - min(values)], [max(values) - middle]]
+            bar = {"width": 0.25, "edgecolor": "white", "linewidth": 0} | look
+            handles[look["label"]] = axes.bar(at, middle, yerr=error, capsize=2, **bar)
+            limit = cell._replace(implementation="limit")
+            if cell.implementation == "ours" and limit in results:
+                height = median(results[limit][MEASURED[0]].values())
+                bar = {"width": 0.25, "fill": False, "edgecolor": "black"}
+                handles[LIMIT] = axes.bar(at, height, linestyle=":", **bar)
+    axes.set(title=env_id, ylabel="steps per second")
+    axes.set_xticks(range(len(algorithms)), [NAMES[name] for name in algorithms])
+    axes.spines[["top", "right"]].set_visible(False)
+    return handles
 
 
 def draw(results, path: Path) -> None:
-    """A panel for each environment: ours, our peers', and the limit as a frame."""
+    """A panel for each environment, as PNG and SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    env_ids = [*dict.fromkeys(cell.env_id for cell in results if cell != HELP)]
-    names = [name for name in NAMES if any(cell.algorithm == name for cell in results)]
+    env_ids = [*dict.fromkeys(cell.env_id for cell in results if cell.env_id)]
+    algorithms = {cell.algorithm for cell in results if cell.env_id}
+    algorithms = [name for name in NAMES if name in algorithms]
     down, across = -(-len(env_ids) // 2), min(2, len(env_ids))
     matplotlib.rcParams |= {"font.size": 9, "svg.hashsalt": "speed"}
     figure = Figure((4.6 * across, 2.8 * down + 0.5), layout="constrained")
@@ -314,28 +336,11 @@ def draw(results, path: Path) -> None:
     for axes in grid[len(env_ids) :]:
         axes.remove()
     for axes, env_id in zip(grid, env_ids, strict=False):
-        for x, name in enumerate(names):
-            bars = [(Cell(env_id, name, *kind), look) for kind, look in BARS.items()]
-            bars = [(cell, look) for cell, look in bars if cell in results]
-            for i, (cell, look) in enumerate(bars):
-                at = x + 0.27 * (i - (len(bars) - 1) / 2)
-                values = [*results[cell][MEASURED[0]].values()]
-                middle = median(values)
-                error = [[middle - min(values)], [max(values) - middle]]
-                bar = {"width": 0.25, "edgecolor": "white", "linewidth": 0}
-                drawn = axes.bar(at, middle, yerr=error, capsize=2, **bar | look)
-                handles[look["label"]] = drawn
-                limit = cell._replace(implementation="limit")
-                if cell.implementation == "ours" and limit in results:
-                    frame = {"fill": False, "edgecolor": "black", "linestyle": ":"}
-                    height = median(results[limit][MEASURED[0]].values())
-                    drawn = axes.bar(at, height, width=0.25, **frame)
-                    handles["the machine's limit"] = drawn
-        axes.set(title=env_id, ylabel="steps per second")
-        axes.set_xticks(range(len(names)), [NAMES[name] for name in names])
-        axes.spines[["top", "right"]].set_visible(False)
-    legend = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-    figure.legend(handles.values(), handles, **legend)
+        handles |= draw_panel(axes, results, env_id, algorithms)
+    labels = [look["label"] for look in BARS.values()] + [LIMIT]
+    labels = [label for label in labels if label in handles]
+    legend = {"loc": "outside lower center", "ncols": 2 * across, "frameon": False}
+    figure.legend([handles[label] for label in labels], labels, **legend)
     figure.savefig(path.with_suffix(".png"), dpi=200)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
@@ -343,10 +348,10 @@ def draw(results, path: Path) -> None:
 # ── main ────────────────────────────────────────────────────────────────────────────
 
 
-def show_profile(cells: dict[Cell, dict], options) -> None:
-    """A table of where the time of the first cell's iterations goes."""
-    cell, request = next(iter(cells.items()))
-    seconds = measure("profile", request, f"profile {' '.join(cell)}", options)
+def show_profile(job: Job, options) -> None:
+    """A table of where the time of an iteration goes."""
+    cell = job.cells[0]
+    (seconds,) = measure("profile", job.request, f"profile {' '.join(cell)}", options)
     total = sum(seconds.values())
     rows = [[k, f"{1000 * s:,.0f}", f"{s / total:.1%}"] for k, s in seconds.items()]
     rows.append(["together", f"{1000 * total:,.0f}", "100 %"])
@@ -359,23 +364,23 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.profile and not importlib.util.find_spec("matplotlib"):
         raise UsageError("needs matplotlib: pip install -r docs/requirements.txt")
     path = options.output / "speed.csv"
-    if not options.redraw:
-        options.no_peers |= options.profile
-        peers = {} if options.no_peers else peer_versions(options)
-        cells = make_cells(options, flags)
-        if options.profile:
-            show_profile(cells, options)
-            return 0
-        about = json.dumps(describe(options, flags, peers), indent=2) + "\n"
-        try:
+    try:
+        if not options.redraw:
+            options.no_peers |= options.profile
+            peers = {} if options.no_peers else peer_versions(options)
+            jobs = make_jobs(options, flags)
+            if options.profile:
+                show_profile(jobs[1], options)
+                return 0
+            about = json.dumps(describe(options, flags, peers), indent=2) + "\n"
             options.output.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".json").write_text(about)
-            measure_all(cells, path, options)
-        except OSError as error:
-            raise UsageError(f"--output {options.output}: {error.strerror}") from error
-    results = read_results(path)
-    print(tables(results))
-    draw(results, path)
+            measure_all(jobs, path, options)
+        results = read_results(path)
+        print(tables(results))
+        draw(results, path)
+    except OSError as error:
+        raise UsageError(f"--output {options.output}: {error}") from error
     print(f"\n{path}, and beside it speed.json, speed.png and speed.svg")
     return 0
 

@@ -1,0 +1,77 @@
+"""docs/benchmark on a tiny configuration, without the peers."""
+
+import csv
+import json
+import sys
+
+import pytest
+from common import ROOT
+
+sys.path.insert(0, str(ROOT / "docs" / "benchmark"))
+
+import speed  # noqa: E402
+
+TINY = ["--unroll-length", "32", "--policy-layers", "8", "--value-layers", "8"]
+FIRST = "env_id,algorithm,precision,implementation,repeat"
+
+
+def read(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_speed(tmp_path, capsys):
+    image = pytest.importorskip("matplotlib.image")
+    choice = ["--env-id", "Pendulum-v1", "--algorithm", "ppo", "--precision", "float32"]
+    ways = ["--repeats", "1", "--threads", "1", "--no-peers", "--output", str(tmp_path)]
+    assert speed.main([*choice, *ways, "--", *TINY]) == 0
+    rows = {row["implementation"]: row for row in read(tmp_path / "speed.csv")}
+    assert {*rows} == {"help", "ours", "limit"}
+    assert float(rows["help"]["startup_seconds"]) > 0
+    for name in speed.MEASURED:
+        assert float(rows["ours"][name]) > 0
+    for row in (rows["ours"], rows["limit"]):
+        whole, *parts = (float(row[name]) for name in speed.MEASURED[:3])
+        assert whole == pytest.approx(1 / sum(1 / part for part in parts), rel=1e-4)
+    about = json.loads((tmp_path / "speed.json").read_text())
+    assert about["threads"] == 1
+    assert about["flags"] == TINY
+    assert "| Pendulum-v1 | PPO | float32 |" in capsys.readouterr().out
+    assert image.imread(tmp_path / "speed.png").std() > 0
+    assert (tmp_path / "speed.svg").exists()
+
+
+def test_ratios(tmp_path):
+    """Medians, ranges, and ratios of what was measured in the same repeat."""
+    lines = [
+        f"{FIRST},{','.join(speed.MEASURED)}",
+        "Ant-v4,ppo,float32,ours,0,300,1,1,500,2",
+        "Ant-v4,ppo,float32,peer,0,100,1,1,400,4",
+        "Ant-v4,ppo,float32,limit,0,600,1,1,,",
+        "Ant-v4,ppo,float32,peer,1,400,1,1,400,4",
+        "Ant-v4,ppo,float32,ours,1,800,1,1,500,2",
+        "Ant-v4,ppo,bfloat16,ours,1,1000,1,1,500,2",
+        "Ant-v4,vmpo,float32,ours,0,150,1,1,500,2",
+    ]
+    (tmp_path / "speed.csv").write_text("\n".join(lines))
+    text = speed.tables(speed.read_results(tmp_path / "speed.csv"))
+    ppo = "| 550 (300–800) | 250 (100–400) | SB3 | 2.50 (2.00–3.00) | 600 | 50% |"
+    assert f"| Ant-v4 | PPO | float32 {ppo}" in text
+    assert "| bfloat16 | 1,000 | 250 (100–400) | SB3 | 2.50 | – | – |" in text
+    assert "| V-MPO | float32 | 150 | 550 (300–800) | our PPO | 0.50 | – | – |" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--peer-python", "/none/python"], "--peer-python /none/python: no Stable-"),
+        (["--env-id", "No-v0", "--no-peers"], "--env-id No-v0"),
+        (["--repeats", "0"], "--repeats must be 1 or more"),
+        (["--algorithm", "dqn"], "--algorithm: invalid choice"),
+        (["--redraw", "--output", "/none"], "/none/speed.csv is not a speed.csv"),
+    ],
+)
+def test_mistakes(flags, complaint):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(speed.UsageError, match=complaint):
+        speed.main(flags)
