@@ -20,8 +20,9 @@ import collect  # noqa: E402
 import run as harness  # noqa: E402
 import tables  # noqa: E402
 
-# 3 iterations with an evaluation each, about a second long so that a stop is in one
-STEPS = 3 * 4096
+# 3 iterations, of 4 batches, with an evaluation each, about a second long so that a
+# stop is in one
+STEPS = 4 * 4096
 CHOICE = ["figure4", "--algorithm", "a2c", "ppo", "--env-id", "Pendulum-v1"]
 CHOICE += ["--seeds", "5", "--total-timesteps", str(STEPS)]
 EXTRA = ["--", "--unroll-length=512", "--checkpoint-every=1", "--value-layers=16"]
@@ -110,7 +111,7 @@ def test_a_failure_is_shown_and_the_others_go_on(runs, tmp_path):
 
 def collected(runs: Path, out: Path) -> list[dict[str, str]]:
     collect.main([*CHOICE, "--runs-dir", str(runs), "--out", str(out), *EXTRA])
-    return collect.read_csv(out / "figure4_0.012288M.csv")
+    return collect.read_csv(out / "figure4_0.016384M.csv")
 
 
 def test_collect(runs, tmp_path):
@@ -129,7 +130,7 @@ def test_collect(runs, tmp_path):
         }
         assert lines[0]["commit"]
     # rows of other cells stay, those of the same cells are replaced
-    path = tmp_path / "figure4_0.012288M.csv"
+    path = tmp_path / "figure4_0.016384M.csv"
     with open(path, "a", newline="") as file:
         csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"seed": "6"})
     assert len(collected(runs, tmp_path)) == 7
@@ -141,10 +142,10 @@ def test_plot(runs, tmp_path):
     import plot
 
     collected(runs, tmp_path)
-    results = str(tmp_path / "figure4_0.012288M.csv")
+    results = str(tmp_path / "figure4_0.016384M.csv")
     plot.main([results, *map(str, runs.glob("[!.]*")), "--out", str(tmp_path)])
     plot.draw_clipping(tmp_path / "figure3")
-    names = {"figure3", "figure4_0.012288M", "figure5_0.012288M", "returns", "kl"}
+    names = {"figure3", "figure4_0.016384M", "figure5_0.012288M", "returns", "kl"}
     names |= {"comparison", "comparison_0.012288M"}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
     for name in names:

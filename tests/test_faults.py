@@ -176,7 +176,7 @@ def test_only_what_should_changes_the_bits(tmp_path):
 
 
 def a_run(algorithm: str, runs: Path, *flags) -> Path:
-    flags = flags or [*PENDULUM, *small(algorithm), "--total-timesteps", 190]
+    flags = flags or [*PENDULUM, *small(algorithm), "--total-timesteps", 250]
     result = run(algorithm, *flags, runs=runs)
     assert result.returncode == 0, result.stderr
     return only_run(runs)
@@ -207,11 +207,11 @@ def limit_file_size() -> None:
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     flags = [*PENDULUM, *small("ppo", 16), "--checkpoint-every", 2]
-    folder = a_run("ppo", tmp_path, *flags, "--total-timesteps", 16 * 10)
+    folder = a_run("ppo", tmp_path, *flags, "--total-timesteps", 16 * 11)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    # as if it had been stopped there on the way to 40 iterations
+    # as if it had been stopped there on the way to 40 iterations, of 41 batches
     state = json.loads((folder / "config.json").read_text())
-    state["config"]["total_timesteps"] = 16 * 40
+    state["config"]["total_timesteps"] = 16 * 41
     (folder / "config.json").write_text(json.dumps(state))
     result = subprocess.run(
         command("ppo", "--resume", folder, runs=tmp_path),
