@@ -145,8 +145,8 @@ def test_plot(runs, tmp_path):
     results = str(tmp_path / "figure4_0.016384M.csv")
     plot.main([results, *map(str, runs.glob("[!.]*")), "--out", str(tmp_path)])
     plot.draw_clipping(tmp_path / "figure3")
-    names = {"figure3", "figure4_0.016384M", "figure5_0.012288M", "returns", "kl"}
-    names |= {"comparison", "comparison_0.012288M"}
+    names = {"figure3", "figure4_0.016384M", "figure5_0.016384M", "returns", "kl"}
+    names |= {"comparison", "comparison_0.016384M"}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
     for name in names:
         picture = image.imread(tmp_path / f"{name}.png")[..., :3]
