@@ -216,9 +216,8 @@ class RunningStatistics(nn.Module):
         """(x − μ) / σ, or x / σ, clipped to ±10; x itself if not enabled."""
         if not self.enabled:
             return samples
-        std = (self.variance.float() + 1e-8).sqrt()
-        samples = samples - self.mean.float() if center else samples.clone()
-        return samples.div_(std).clamp_(-10, 10)  # in place: it can be a whole batch
+        samples = samples - self.mean.float() if center else samples
+        return (samples / (self.variance.float() + 1e-8).sqrt()).clamp(-10, 10)
 
 
 class Policy(nn.Module):

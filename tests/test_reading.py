@@ -25,7 +25,7 @@ OWN_OF_REINFORCE = OWN | {"Batch", "rollout"}  # whole episodes; no bootstrappin
 
 # Lines, and changed lines (added + removed). Measured when the scripts were written;
 # they are there to be lowered.
-LONGEST = {"reinforce": 830, "a2c": 900, "ppo": 910, "vmpo": 975, "trpo": 1000}
+LONGEST = {"reinforce": 830, "a2c": 900, "ppo": 910, "vmpo": 975, "trpo": 995}
 FURTHEST = {
     ("reinforce", "a2c"): 160,
     ("a2c", "ppo"): 60,
