@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -12,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # before any fork; and the tests run one at a time
+# A shell's background job ignores Ctrl-C, and so would the runs that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NAMES = ("reinforce", "a2c", "trpo", "ppo", "vmpo")
 SCRIPTS = {name: importlib.import_module(name) for name in NAMES}
