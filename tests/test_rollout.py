@@ -1,5 +1,7 @@
 """The vectorised loop: whose observation is whose, and what a time limit means."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,29 @@ def test_the_first_update_learns_on_standardised_observations(name, monkeypatch)
     row = script.iterate(agent, None, environments, config)
     assert row["step"] == len(learned[2].actions)
     environments.vector.close()
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_stays_on_the_device_of_the_agent(name, env_id, monkeypatch):
+    """The meta device stands in for a GPU: to mix it with the CPU fails as well."""
+    script = SCRIPTS[name]
+    size = {"num_envs": 2, "num_minibatches": 2, "num_epochs": 2}
+    size = {} if name == "reinforce" else size
+    agent, environments, config = start(script, env_id, unroll_length=16, **size)
+    batch = script.rollout(agent, environments, config)
+    environments.vector.close()
+    agent, batch = agent.to("meta"), script.Batch(*[x.to("meta") for x in batch])
+    # Tensors there have no values, and no autocast
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    for method, value in ("item", 0.5), ("__float__", 0.5), ("__bool__", True):
+        monkeypatch.setattr(torch.Tensor, method, lambda _, value=value: value)
+    actions = agent.policy.to_environment(agent.policy(batch.observations).sample())
+    assert actions.is_meta
+    optimizer = torch.optim.Adam(agent.parameters())
+    assert script.update(agent, optimizer, batch, config)
+    assert script.measure(agent.policy, batch)
+    agent.statistics.absorb(batch.observations)
 
 
 def test_nested_spaces_are_flattened_and_actions_shaped():
