@@ -64,6 +64,17 @@ class RunError(Exception):
     """What stops a run that began well, in one line; its last checkpoint is good."""
 
 
+@contextlib.contextmanager
+def usage_error(where: str):
+    """Whatever fails in this block is a person's mistake, told in one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{where}: {error!r:.300}") from error
+
+
 @dataclass(frozen=True)
 class Config:
     env_id: str = "HalfCheetah-v4"
@@ -127,19 +138,22 @@ class Config:
 
     def __post_init__(self):
         check_ranges(self)
+        if self.num_minibatches > self.unroll_length:
+            raise UsageError("--num-minibatches must be at most --unroll-length")
 
 
 def check_ranges(config) -> None:
     """Refuse numbers outside the range that their field is annotated with."""
-    if config.resume and config.evaluate:
-        raise UsageError("--resume and --evaluate: give one of them")
+    if "" in (config.resume, config.evaluate) or (config.resume and config.evaluate):
+        raise UsageError(
+            "--resume and --evaluate: give one of them, and a run's folder"
+        )
     if config.render and not config.evaluate:
         raise UsageError("--render needs --evaluate RUN")
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        values, kind = (
-            (value, kind.__args__[0]) if type(value) is tuple else ([value], kind)
-        )
+        several = type(value) is tuple
+        values, kind = (value, kind.__args__[0]) if several else ([value], kind)
         low, high = getattr(kind, "__metadata__", (None, None))
         if low is not None and not all(low <= v <= high for v in values):
             flag = "--" + name.replace("_", "-")
@@ -240,7 +254,7 @@ class Agent(nn.Module):
         self.policy = Policy(self.statistics, action_space, config)
 
 
-# ── returns ─────────────────────────────────────────────────────────────────────────
+# ── advantage ───────────────────────────────────────────────────────────────────────
 
 
 def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
@@ -279,10 +293,9 @@ def gradient_step(agent: Agent, optimizer, loss: Tensor, max_norm: float) -> Ten
     """
     optimizer.zero_grad()
     loss.backward()
-    norms = {
-        name: nn.utils.clip_grad_norm_(list(network.parameters()), max_norm)
-        for name, network in agent.named_children()
-    }
+    norms = {}
+    for name, network in agent.named_children():
+        norms[name] = nn.utils.clip_grad_norm_(list(network.parameters()), max_norm)
     optimizer.step()
     return norms["policy"]
 
@@ -356,15 +369,12 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
 def make_environment(config, render_mode: str | None = None) -> gym.Env:
     """One environment with flat observations, if a policy of ours can act in it."""
     gym.logger.min_level = 50  # silent: the v4 ids are "out of date", errors are ours
-    try:
-        env = gym.make(config.env_id, render_mode=render_mode)
-    except (gym.error.Error, ImportError, ValueError) as error:
-        raise UsageError(f"--env-id {config.env_id}: {error}") from error
+    with usage_error(f"--env-id {config.env_id}"):
+        options = {"render_mode": render_mode} if render_mode else {}
+        env = gym.make(config.env_id, **options)
     space, actions = env.observation_space, env.action_space
-    box = (
-        isinstance(actions, Box) and actions.dtype.kind == "f" and actions.is_bounded()
-    )
-    if not box and not isinstance(actions, Discrete):
+    box = isinstance(actions, Box) and actions.dtype.kind == "f"
+    if not (box and actions.is_bounded()) and not isinstance(actions, Discrete):
         wanted = "must be Discrete or a bounded Box of floats"
         raise UsageError(f"--env-id {config.env_id}: actions {wanted}, not {actions}")
     if not space.is_np_flattenable or len(space.shape or ()) > 1:
@@ -405,8 +415,7 @@ class Guarded(gym.Wrapper):
         return self.guard(self.env.reset, **options)[0], {}
 
     def step(self, action):
-        *outcome, _ = self.guard(self.env.step, action)
-        return *outcome, {}
+        return *self.guard(self.env.step, action)[:4], {}
 
     def guard(self, method, *arguments, **options):
         try:
@@ -432,10 +441,16 @@ class Environments:
         """A copy on the device, in float32."""
         return torch.from_numpy(array.astype(np.float32)).to(self.device)
 
+    def call(self, method, *arguments, **options):
+        try:
+            return method(*arguments, **options)
+        except (EOFError, OSError) as error:
+            raise RunError(f"the process of an environment died: {error!r}") from error
+
     def reset(self, *seed: int) -> None:
         """Start all episodes anew; what follows depends on the seed alone."""
         seeds = environment_seeds(self.vector.num_envs, *seed)
-        observations, _ = self.vector.reset(seed=seeds)
+        observations, _ = self.call(self.vector.reset, seed=seeds)
         require_finite(observation=observations)
         self.observations = self.tensor(observations)
         self.sums = np.zeros((3, self.vector.num_envs))  # over the episodes under way:
@@ -445,10 +460,7 @@ class Environments:
     def step(self, actions: Tensor) -> tuple[np.ndarray, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
-        try:
-            outcome = self.vector.step(actions)
-        except (EOFError, OSError) as error:
-            raise RunError(f"the process of an environment died: {error!r}") from error
+        outcome = self.call(self.vector.step, actions)
         observations, rewards, terminated, truncated, info = outcome
         require_finite(observation=observations, reward=rewards)
         self.observations = self.tensor(observations)
@@ -518,10 +530,8 @@ COLUMNS = (
 
 def read(path: Path) -> bytes:
     """The content of a file of a run."""
-    try:
+    with usage_error(f"{path} cannot be read"):
         return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -550,28 +560,26 @@ def create_run(config, agent, optimizer) -> Path:
     versions = {package: version(package) for package in packages}
     content = {"algorithm": ALGORITHM, "config": asdict(config), "versions": versions}
     try:
-        part.mkdir(parents=True)
-        write(part / "config.json", json.dumps(content, indent=2).encode())
-        save_checkpoint(part, config, agent, optimizer, 0, 0)
-        part.rename(run)
-    except OSError as error:
+        with usage_error(f"--runs-dir: cannot make {run}"):
+            part.mkdir(parents=True)
+            write(part / "config.json", json.dumps(content, indent=2).encode())
+            save_checkpoint(part, config, agent, optimizer, 0, 0)
+            part.rename(run)
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise UsageError(f"--runs-dir: cannot make {run}: {error.strerror}") from error
     return run
 
 
 def load_config(run: Path) -> Config:
     """The configuration that a run was started with."""
     path = run / "config.json"
-    try:
+    with usage_error(f"{path} is not a run's config.json"):
         content = json.loads(read(path))
         algorithm, values = content["algorithm"], content["config"]
         if algorithm != ALGORITHM:
             raise UsageError(f"{path} is of {algorithm}: use {algorithm}.py")
         lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         return Config(**values | lists)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is not a run's config.json: {error}") from error
 
 
 def save_checkpoint(run: Path, config, agent, optimizer, iteration, step) -> None:
@@ -579,7 +587,7 @@ def save_checkpoint(run: Path, config, agent, optimizer, iteration, step) -> Non
     state = {"algorithm": ALGORITHM, "env_id": config.env_id}
     state |= {"iteration": iteration, "step": step}
     state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     buffer = io.BytesIO()
     torch.save(state | {"generators": [torch.get_rng_state(), *cuda]}, buffer)
     content = buffer.getvalue()
@@ -592,7 +600,7 @@ def load_checkpoint(run: Path, config, agent, optimizer) -> tuple[int, int]:
     content, checksum = (file := read(path))[:-32], file[-32:]
     if hashlib.sha256(content).digest() != checksum:
         raise UsageError(f"{path} is damaged: its content does not match its checksum")
-    try:
+    with usage_error(f"{path} does not fit its config.json"):
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if (state["algorithm"], state["env_id"]) != (ALGORITHM, config.env_id):
             owner = f"{state['algorithm']} on {state['env_id']}"
@@ -601,14 +609,9 @@ def load_checkpoint(run: Path, config, agent, optimizer) -> tuple[int, int]:
         optimizer.load_state_dict(state["optimizer"])
         cpu, *cuda = state["generators"]
         torch.set_rng_state(cpu)
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(cuda)
+        if cuda and torch.cuda.is_available():
+            torch.cuda.set_rng_state(*cuda)
         return state["iteration"], state["step"]
-    except UsageError:
-        raise
-    except Exception as error:  # a forged file makes the unpickler raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} does not fit its config.json: {reason}") from error
 
 
 class Log:
@@ -619,10 +622,8 @@ class Log:
         if iteration:  # the rows after the checkpoint are going to be written again
             self.lines = read(self.path).decode(errors="replace").splitlines()
             self.lines = self.lines[: iteration + 1]
-            try:
+            with usage_error(f"{self.path} lacks row {iteration}"):
                 elapsed = float(self.lines[iteration].split(",")[len(COLUMNS) - 1])
-            except (IndexError, ValueError) as error:
-                raise UsageError(f"{self.path} lacks row {iteration}") from error
         self.start, self.tracker = time.perf_counter() - elapsed, None
         shown = {"total": config.total_timesteps, "initial": step, "unit": " steps"}
         self.bar = tqdm(**shown, unit_scale=True, dynamic_ncols=True, disable=None)
@@ -630,7 +631,8 @@ class Log:
             import wandb  # only here: it takes seconds
 
             names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
-            self.tracker = wandb.init(**names, dir=run, config=asdict(config))
+            with usage_error("--track"):
+                self.tracker = wandb.init(**names, dir=run, config=asdict(config))
             self.tracker.define_metric("*", step_metric="step")
 
     def add(self, row: dict[str, float]) -> None:
@@ -641,16 +643,15 @@ class Log:
         self.lines.append(",".join(map(str, row.values())))
         write(self.path, "\n".join([*self.lines, ""]).encode())
         if self.tracker:
-            self.tracker.log({k: v for k, v in row.items() if v != ""})
+            known = {k: v for k, v in row.items() if v != ""}
+            self.tracker.log(known, step=row["iteration"])
         self.bar.update(min(row["step"], self.bar.total) - self.bar.n)
         shown = {"return": row["train/episode_return"], "KL": row["train/kl"]}
         self.bar.set_postfix({k: v for k, v in shown.items() if v != ""})
         if row["eval/return_mean"] != "":
-            text = (
-                "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
-            )
-            text += ", KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
-            self.bar.write(text.format(**row))
+            say = "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
+            say += ", KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
+            self.bar.write(say.format(**row))
 
     def close(self) -> None:
         self.bar.close()
@@ -768,19 +769,20 @@ def check_machine(config) -> None:
             raise UsageError(f"--{name} needs {package}: pip install {package}")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if config.render and sys.platform == "linux" and not display:
+    screens = os.environ.get("DISPLAY"), os.environ.get("WAYLAND_DISPLAY")
+    display = sys.platform != "linux" or any(screens)
+    if config.render and not display:
         raise UsageError("--render: there is no display here; use --capture-video")
     if config.capture_video:
         os.environ.setdefault("MUJOCO_GL", "glfw" if display else "egl")
-        try:
+        with usage_error(f"--capture-video: {config.env_id} cannot be drawn here"):
             env = make_environment(config, "rgb_array")
             env.reset()
             env.render()
             env.close()
-        except Exception as error:
-            reason = f"{config.env_id} cannot be drawn here: {error}"
-            raise UsageError(f"--capture-video: {reason}") from error
+    if config.track and os.environ.get("WANDB_MODE", "online") == "online":
+        with usage_error("--track"):
+            importlib.import_module("wandb").login(verify=False)
 
 
 FREE_TO_CHANGE = {"resume", "evaluate", "device", "vectorization", "track"}

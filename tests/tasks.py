@@ -127,6 +127,18 @@ class Nested(Task):
         return float(action.sum()), self.t == 5
 
 
+class Windowless(Task):
+    """Takes no render mode, as gymnasium allows."""
+
+    def __init__(self):
+        super().__init__()
+
+
+class Broken(Task):
+    def __init__(self, render_mode=None):
+        raise RuntimeError("the simulator\nis not installed")
+
+
 class Images(Task):
     observation_space = Box(0, 255, (8, 8, 3), np.uint8)
 

@@ -134,6 +134,11 @@ def test_collect(runs, tmp_path):
     with open(path, "a", newline="") as file:
         csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"seed": "6"})
     assert len(collected(runs, tmp_path)) == 7
+    # unless they come from a run that went further
+    further = str(10 * int(table[0]["step"]))
+    with open(path, "a", newline="") as file:
+        csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"step": further})
+    assert len(collected(runs, tmp_path)) == 8
 
 
 def test_plot(runs, tmp_path):

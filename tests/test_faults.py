@@ -231,6 +231,17 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+def test_a_full_disk_at_the_start_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    config = SCRIPTS["ppo"].Config("Pendulum-v1", runs_dir=str(tmp_path))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SCRIPTS["ppo"].UsageError, match="No space left"):
+        SCRIPTS["ppo"].train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_evaluation_repeats_the_last_row_in_any_script(tmp_path):
     """Covered for all five in test_scripts; here: another seed gives other numbers."""
     folder = a_run("ppo", tmp_path)
@@ -431,6 +442,17 @@ def test_a_dying_worker_stops_the_run(tmp_path):
     assert "process of an environment died" in line
     assert state_of(only_run(tmp_path))["iteration"] == 2
     assert not alive(process.pid)
+
+
+def test_a_worker_that_died_is_named_at_a_reset():
+    script = SCRIPTS["ppo"]
+    config = script.Config("Pendulum-v1", num_envs=2, vectorization="async")
+    environments = script.Environments(config)
+    environments.vector.processes[1].kill()
+    environments.vector.processes[1].join()
+    with pytest.raises(script.RunError, match="process of an environment died"):
+        environments.reset(0)
+    environments.vector.close(terminate=True)
 
 
 @pytest.mark.parametrize("algorithm", NAMES)

@@ -25,9 +25,9 @@ OWN_OF_REINFORCE = OWN | {"Batch", "rollout"}  # whole episodes; no bootstrappin
 
 # Lines, and changed lines (added + removed). Measured when the scripts were written;
 # they are there to be lowered.
-LONGEST = {"reinforce": 830, "a2c": 900, "ppo": 910, "vmpo": 975, "trpo": 995}
+LONGEST = {"reinforce": 830, "a2c": 895, "ppo": 906, "vmpo": 972, "trpo": 994}
 FURTHEST = {
-    ("reinforce", "a2c"): 160,
+    ("reinforce", "a2c"): 158,
     ("a2c", "ppo"): 60,
     ("ppo", "vmpo"): 130,
     ("ppo", "trpo"): 180,

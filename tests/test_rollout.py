@@ -175,6 +175,12 @@ def test_an_update_stays_on_the_device_of_the_agent(name, env_id, monkeypatch):
     agent.statistics.absorb(batch.observations)
 
 
+def test_an_environment_need_not_know_of_render_modes():
+    agent, environments, config = start(ppo, "tasks:Windowless-v0", unroll_length=4)
+    assert len(ppo.rollout(agent, environments, config).actions) == 4 * 8
+    environments.vector.close()
+
+
 def test_nested_spaces_are_flattened_and_actions_shaped():
     flags = {"num_envs": 2, "unroll_length": 20}
     agent, environments, config = start(ppo, "tasks:Nested-v0", **flags)

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from typing import get_type_hints
 
 import pytest
-from common import SCRIPTS, only_run, small
+from common import SCRIPTS, command, environment, only_run, small
 
 PPO = SCRIPTS["ppo"]
 
@@ -50,6 +51,7 @@ OTHER = [  # flags, and what the line must name
     ("--env-id nowhere:Thing-v0", "nowhere"),
     ("--env-id a:b:c-v0", "--env-id a:b:c-v0"),
     ("--env-id", "--env-id"),
+    ("--env-id tasks:Broken-v0", "is not installed"),
     ("--env-id tasks:Images-v0", "observation"),
     ("--env-id tasks:ManyActions-v0", "MultiDiscrete"),
     ("--env-id tasks:Unbounded-v0", "bounded Box"),
@@ -60,6 +62,8 @@ OTHER = [  # flags, and what the line must name
     ("--resume /nowhere", "/nowhere"),
     ("--evaluate /nowhere", "/nowhere"),
     ("--resume {folder} --evaluate {folder}", "--resume and --evaluate"),
+    ("--resume=", "--resume and --evaluate"),
+    ("--evaluate=", "--resume and --evaluate"),
     ("--resume {folder} --gamma 0.5", "--gamma"),
     ("--resume {folder} --env-id CartPole-v1", "--env-id"),
     ("--resume {folder} --total-timesteps 99999", "--total-timesteps"),
@@ -128,6 +132,29 @@ def test_every_number_of_every_script_has_a_range(name):
                 script.parse([flag, str(value)])
             tried += 1
     assert tried >= 30
+
+
+def test_no_minibatch_of_reinforce_is_empty():
+    with pytest.raises(SCRIPTS["reinforce"].UsageError, match="--num-minibatches"):
+        SCRIPTS["reinforce"].parse(["--num-minibatches", "11", "--unroll-length", "10"])
+
+
+def test_tracking_without_a_login_writes_nothing(tmp_path):
+    home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    home |= {"WANDB_API_KEY": "", "WANDB_CONFIG_DIR": str(tmp_path / "wandb")}
+    result = subprocess.run(
+        command("ppo", "--env-id", "Pendulum-v1", "--track", runs=tmp_path / "runs"),
+        env=environment(**home, WANDB_MODE="online"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("ppo.py: --track: ")
+    assert "wandb login" in line
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_table_is_long_enough():

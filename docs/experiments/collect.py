@@ -5,11 +5,13 @@
 
 Takes the words that run.py was given and writes results/figure7.csv, or
 results/figure4_1M.csv where runs are of another length than the paper's.
-Rows of other cells that are in the file already stay there.
+Rows that are in the file already stay there if they are of other cells, or of a run
+that went further than the one in --runs-dir.
 """
 
 import csv
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from run import (
@@ -78,6 +80,14 @@ def cell_of(row: dict) -> tuple[str, ...]:
     return tuple(str(row[column]) for column in CELL)
 
 
+def last_steps(rows: list[dict]) -> dict[tuple, int]:
+    """How far the run of each cell went; 0 if there is none."""
+    last = defaultdict(int)
+    for row in rows:
+        last[cell_of(row)] = max(last[cell_of(row)], int(row["step"]))
+    return last
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the CSVs")
@@ -93,8 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
         total = chosen[0].config.total_timesteps
         usual = total == EXPERIMENTS[name].total_timesteps
         path = options.out / f"{name}{'' if usual else f'_{total / 1e6:g}M'}.csv"
-        keys = {cell_of(row) for row in new}
         old = read_csv(path) if path.exists() else []
+        before, now = last_steps(old), last_steps(new)
+        keys = {cell for cell in now if now[cell] >= before[cell]}
+        new = [row for row in new if cell_of(row) in keys]
         rows = new + [row for row in old if cell_of(row) not in keys]
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="") as file:
