@@ -846,7 +846,8 @@ def check_machine(config) -> None:
             env.reset()
             env.render()
             env.close()
-    if config.track and os.environ.get("WANDB_MODE", "online") == "online":
+    online = os.environ.get("WANDB_MODE", "online") == "online" and not config.evaluate
+    if config.track and online:
         with usage_error("--track"):
             importlib.import_module("wandb").login(verify=False)
 
