@@ -65,7 +65,7 @@ def score(runs: list[list[dict]]) -> str:
     if not runs:
         return "–"
     values = [float(rows[-1]["return_mean"]) for rows in runs]
-    text = f"{mean(values):,.0f}"
+    text = f"{round(mean(values)):,}"  # no -0
     if len(values) > 1:
         text += f" ± {pstdev(values):,.0f} ({len(values)} seeds)"
     return text
@@ -114,7 +114,7 @@ def way(stem: str) -> str:
         best = [max(float(row["return_mean"]) for row in rows) for rows in runs]
         kl = [max(float(row["kl"]) for row in rows) for rows in runs]
         name = ", ".join(filter(None, [NAMES[algorithm], variant.replace("=", " ")]))
-        row = [name, env_id, str(len(runs)), score(runs), f"{mean(best):,.0f}"]
+        row = [name, env_id, str(len(runs)), score(runs), f"{round(mean(best)):,}"]
         rows.append([*row, f"{max(kl):.1g}"])
     headers = ["", "environment", "seeds", "last evaluation", "best evaluation"]
     return table([*headers, "largest KL at an evaluation"], rows)
