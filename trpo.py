@@ -2,22 +2,7 @@
 
     max_θ mean_D[ π_θ(a|s)/β(a|s) A ]  subject to  mean_D[ KL(π_old‖π_θ) ] ≤ δ  (Eq. 17)
 
-Algorithm 5, each line quoted where the code does it, in this order:
-    while t ≤ T do
-    for i = 1, …, U do
-    a ∼ π_θ
-    s, r ∼ P(s, a)
-    Store (a, s, r, β(a|s)) in D
-    for all epochs do
-    Compute returns R and advantages A
-    g ← 1/|D| Σ_D ∇_θ π_θ(a|s)/β(a|s) A
-    Compute Ĥ as the Hessian of the sample average KL-divergence
-    Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
-    θ ← θ_old + b^m √(2δ / dᵀĤd) d
-    until (sample loss improves and KL constraint satisfied) or m > K
-    dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
-    Update ϕ using dϕ via gradient descent
-
+The lines of Algorithm 5 are quoted where the code does them.
 Departures from the paper's text:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
 2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
@@ -30,171 +15,105 @@ Departures from the paper's text:
     python trpo.py --evaluate runs/RUN --capture-video
 """
 
-import contextlib
-import hashlib
-import importlib.util
-import io
 import json
 import math
-import multiprocessing
 import os
+import random
 import re
-import shutil
 import signal
 import sys
 import time
+import warnings
+import zipfile
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_type_hints
+from types import SimpleNamespace
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from gymnasium.spaces import Box, Discrete
+from gymnasium import spaces, vector
+from gymnasium.vector.async_vector_env import _async_worker
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.distributions.kl import kl_divergence
 from torch.nn.functional import softplus
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import (
+    clip_grad_norm_,
+    parameters_to_vector,
+    vector_to_parameters,
+)
 from torch.optim import Adam
 from tqdm import tqdm
 
-# ── configuration ───────────────────────────────────────────────────────────────────
-
 ALGORITHM = "trpo"
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
-Count = Annotated[int, 1, 2**53]  # the range that `Config` holds a field to
-Fraction = Annotated[float, 0, 1]
-Positive = Annotated[float, 1e-12, 1e12]
+LARGEST = np.finfo(np.float32).max
+FRACTIONS = "gamma", "gae_lambda", "line_search_shrinkage", "fisher_fraction"
 
 
-class UsageError(Exception):
-    """A person's mistake, in one line: the flag or file, what is wrong, what to do."""
-
-
-class RunError(Exception):
-    """What stops a run that began well, in one line; its last checkpoint is good."""
-
-
-@contextlib.contextmanager
-def usage_error(where: str):
-    """Whatever fails in this block is a person's mistake, told in one line."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{where}: {error!r:.300}") from error
-
-
+# ── configuration ───────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Config:
-    env_id: str = "HalfCheetah-v4"
-    """Gymnasium environment; module:Name-v0 imports the module first."""
-    seed: Annotated[int, 0, 2**31 - 1] = 0
-    """Seed of the networks, actions, minibatches and environments."""
-    total_timesteps: Count = 8_000_000
-    """Steps to train for, over all environments; the last batch is finished."""
-    learning_rate: Positive = 3e-4
-    """Adam's step size at the start; it falls linearly to zero over the run."""
-    gamma: Fraction = 0.99
-    """Discount γ."""
-    max_grad_norm: Positive = 0.5
-    """Largest norm of the gradient of each network."""
-    policy_layers: tuple[Count, ...] = (32, 32, 32, 32)
-    """Widths of the policy's hidden layers."""
-    normalize_observations: bool = True
-    """Standardise observations by running statistics and clip them to ±10."""
-    normalize_rewards: bool = True
-    """Divide rewards by the running std of the discounted return; clip to ±10."""
-    squash_actions: bool = True
-    """Bring continuous actions into their bounds by tanh; off: by clipping."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks act and learn."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast of the hidden layers of the value network, if any."""
-    vectorization: Literal["sync", "async"] = "sync"
-    """Environments in this process, or each in its own; the results are the same."""
-    eval_every: Count = 10
-    """Iterations between evaluations; there is always one at the end."""
-    eval_episodes: Count = 10
-    """Episodes in an evaluation, played with the mode of the policy."""
-    checkpoint_every: Count = 10
-    """Iterations between checkpoints, at each of which the environments are reset."""
-    runs_dir: str = "runs"
-    """Folder that the folder of the run is made in."""
-    resume: str | None = None
-    """Folder of a run to go on with."""
-    evaluate: str | None = None
-    """Folder of a run whose policy to play, instead of training."""
-    track: bool = False
-    """Log to Weights & Biases as well."""
-    wandb_project: str = "policy-gradients"
-    """Project to log to there."""
-    capture_video: bool = False
-    """Film the first episode of each evaluation, off screen."""
-    render: bool = False
-    """With --evaluate: play the first episode in a window."""
-    num_envs: Count = 8
-    """Environments stepped together, N."""
-    unroll_length: Count = 2048
-    """Steps of each environment in a batch, T."""
-    num_minibatches: Count = 8
-    """Minibatches in an epoch."""
-    num_epochs: Count = 10
-    """Passes over the batch; the policy learns in the first only."""
-    value_layers: tuple[Count, ...] = (256, 256, 256, 256, 256)
-    """Widths of the value network's hidden layers."""
-    gae_lambda: Fraction = 0.95
-    """λ of generalized advantage estimation; 1 is the n-step estimate of Eq. 14."""
-    normalize_advantages: bool = True
-    """Standardise the advantages in each minibatch."""
-    delta: Positive = 0.01
-    """KL target δ of one policy step."""
-    cg_damping: Annotated[float, 0, 1e12] = 0.1
-    """Added to the diagonal of the Fisher matrix."""
-    cg_max_iterations: Count = 10
-    """Iterations of the conjugate gradient algorithm."""
-    line_search_max_iterations: Count = 10
-    """Times the line search may shorten the step, K."""
-    line_search_shrinkage: Annotated[float, 1e-12, 0.999999] = 0.8
-    """Factor that the line search shortens the step by, b."""
-    fisher_fraction: Annotated[float, 1e-12, 1] = 1.0
-    """Part of a minibatch that Fisher-vector products are computed on (Section 4.3)."""
+    env_id: str = "HalfCheetah-v4"  # of Gymnasium; module:Name-v0 imports the module
+    seed: int = 0  # of the networks, actions, minibatches and environments
+    total_timesteps: int = 8_000_000  # over all environments; finishes the last batch
+    learning_rate: float = 3e-4  # of Adam at the start; it falls linearly to zero
+    gamma: float = 0.99  # discount γ
+    max_grad_norm: float = 0.5  # largest norm of the gradient of each network
+    policy_layers: tuple[int, ...] = (32, 32, 32, 32)  # widths of the hidden layers
+    normalize_observations: bool = True  # by running mean and std; clip to ±10
+    normalize_rewards: bool = True  # by running std of discounted return; clip to ±10
+    squash_actions: bool = True  # into their bounds by tanh; off: by clipping
+    device: Literal["cpu", "cuda"] = "cpu"  # where the networks act and learn
+    precision: Literal["float32", "bfloat16"] = "float32"  # of V's hidden layers
+    vectorization: Literal["sync", "async"] = "sync"  # async: one process per env
+    eval_every: int = 163_840  # steps; there is always an evaluation at the end
+    eval_episodes: int = 10  # played with the mode of the policy; 0: no evaluation
+    checkpoint_every: int = 163_840  # steps; the environments are reset at each
+    runs_dir: str = "runs"  # folder that the folder of the run is made in
+    resume: str | None = None  # folder of a run to go on with; flags replace its own
+    evaluate: str | None = None  # folder of a run, or its best.pt, to play, not train
+    track: bool = False  # log to Weights & Biases as well
+    wandb_project: str = "policy-gradients"  # project to log to there
+    capture_video: bool = False  # film an environment in each evaluation, off screen
+    render: bool = False  # show an environment in each evaluation in a window
+    num_envs: int = 8  # environments stepped together, N
+    unroll_length: int = 2048  # steps of each environment in a batch, U
+    num_minibatches: int = 8  # in an epoch
+    num_epochs: int = 10  # passes over the batch; the policy learns in the first
+    value_layers: tuple[int, ...] = (256, 256, 256, 256, 256)  # widths of hidden layers
+    gae_lambda: float = 0.95  # λ; 1 is the n-step estimate of Eq. 14
+    normalize_advantages: bool = True  # in each minibatch
+    delta: float = 0.01  # KL target δ of one policy step
+    cg_damping: float = 0.1  # added to the diagonal of the Fisher matrix
+    cg_max_iterations: int = 10  # of the conjugate gradient algorithm
+    line_search_max_iterations: int = 10  # times that the step may be shortened, K
+    line_search_shrinkage: float = 0.8  # factor that shortens the step, b
+    fisher_fraction: float = 1.0  # part of a minibatch for Fisher products (Sec. 4.3)
 
     def __post_init__(self):
-        check_ranges(self)
-        if self.num_envs * self.unroll_length % self.num_minibatches:
-            size = f"{self.num_envs} × {self.unroll_length}"
-            raise UsageError(f"--num-minibatches must divide the batch of {size} steps")
-
-
-def check_ranges(config) -> None:
-    """Refuse numbers outside the range that their field is annotated with."""
-    if "" in (config.resume, config.evaluate) or (config.resume and config.evaluate):
-        raise UsageError(
-            "--resume and --evaluate: give one of them, and a run's folder"
-        )
-    if config.render and not config.evaluate:
-        raise UsageError("--render needs --evaluate RUN")
-    for name, kind in get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        several = type(value) is tuple
-        values, kind = (value, kind.__args__[0]) if several else ([value], kind)
-        low, high = getattr(kind, "__metadata__", (None, None))
-        if low is not None and not all(low <= v <= high for v in values):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} must be from {low:g} to {high:g}, not {value}")
+        for name, value in vars(self).items():
+            high = 1 if name in FRACTIONS else 1e15
+            for x in value if isinstance(value, tuple) else [value]:
+                low = type(x) is int and name not in ("seed", "eval_episodes")
+                if type(x) in (int, float) and not low <= x <= high:
+                    raise ValueError(f"{name}: {x} is not from {low:d} to {high:g}")
+        batch = self.num_envs * self.unroll_length
+        if batch % self.num_minibatches:
+            raise ValueError(f"num_minibatches must divide the {batch} steps")
+        if self.normalize_advantages and batch == self.num_minibatches:
+            raise ValueError("num_minibatches: the A of one step, standardised, is 0")
 
 
 # ── networks ────────────────────────────────────────────────────────────────────────
-
-
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with swish between: LeCun uniform weights, zero biases."""
     layers = []
@@ -233,15 +152,12 @@ class RunningStatistics(nn.Module):
 
 
 class Policy(nn.Module):
-    """π_θ: a Gaussian with state-dependent mean and std, or a softmax over logits.
-
-    Continuous actions stay as the Gaussian drew them; `to_environment` squashes them.
-    """
+    """π_θ: a Gaussian, whose actions `to_environment` squashes, or a softmax."""
 
     def __init__(self, statistics: RunningStatistics, action_space, config):
         super().__init__()
         self.statistics, self.squash = statistics, config.squash_actions
-        self.discrete = isinstance(action_space, Discrete)
+        self.discrete = isinstance(action_space, spaces.Discrete)
         if self.discrete:
             outputs = int(action_space.n)
             self.register_buffer("start", torch.as_tensor(action_space.start))
@@ -303,14 +219,12 @@ class Agent(nn.Module):
 
 
 # ── advantage ───────────────────────────────────────────────────────────────────────
-
-
 def compute_gae(
     rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
     """Â_t = Σ_{i≥t} (γλ)^{i−t} δ_i and R_t = Â_t + V(s_t)  (Eq. 19, Algorithm 7).
 
-    All tensors are [T, N]; next_values[t] is V of the state that followed step t, the
+    All tensors are [U, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
@@ -318,7 +232,7 @@ def compute_gae(
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
-    delta, decay = delta.unbind(), decay.unbind()  # T rows of [N]
+    delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
     advantages, x = list(delta), torch.zeros_like(delta[0])
     for i in reversed(range(len(rewards))):
         # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
@@ -343,8 +257,6 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
 
 
 # ── loss ────────────────────────────────────────────────────────────────────────────
-
-
 def surrogate(log_prob: Tensor, log_prob_old: Tensor, advantages: Tensor) -> Tensor:
     """mean[π_θ(a|s) / β(a|s) A] of [B]  (Eq. 17)."""
     return ((log_prob - log_prob_old).exp() * advantages).mean()
@@ -386,22 +298,6 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 
 
 # ── update ──────────────────────────────────────────────────────────────────────────
-
-
-def gradient_step(agent: Agent, optimizer, loss: Tensor, max_norm: float) -> Tensor:
-    """One step down the loss; each network's gradient is clipped on its own.
-
-    Returns the norm of the policy's gradient before it is clipped.
-    """
-    optimizer.zero_grad()
-    loss.backward()
-    norms = {}
-    for name, network in agent.named_children():
-        norms[name] = nn.utils.clip_grad_norm_(list(network.parameters()), max_norm)
-    optimizer.step()
-    return norms["policy"]
-
-
 def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
@@ -426,7 +322,10 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             # Alg. 5: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
             critic_loss = value_loss(agent.value(observations), returns[i])
             # Alg. 5: Update ϕ using dϕ via gradient descent
-            gradient_step(agent, optimizer, critic_loss, config.max_grad_norm)
+            optimizer.zero_grad()
+            critic_loss.backward()
+            clip_grad_norm_(agent.value.parameters(), config.max_grad_norm)
+            optimizer.step()
             log["value_loss"].append(critic_loss.detach())
     with torch.no_grad():
         log["kl"] = [kl_divergence(old, agent.policy(batch.observations)).mean()]
@@ -486,24 +385,22 @@ def line_search(
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
-
-
 class Batch(NamedTuple):
-    """D: T steps of N environments, B = T·N in time-major order."""
+    """D: U steps of N environments, B = U·N in time-major order."""
 
     observations: Tensor  # [B, O]
-    last_observations: Tensor  # [N, O], those after step T
+    last_observations: Tensor  # [N, O], those after step U
     final_observations: Tensor  # [K, O], the last of K episodes that ended
     actions: Tensor  # [B, A] before squashing, or [B]
     log_prob_old: Tensor  # [B], ln β(a|s)
-    rewards: Tensor  # [T, N]
-    terminated: Tensor  # [T, N], bool
-    truncated: Tensor  # [T, N], bool
+    rewards: Tensor  # [U, N]
+    terminated: Tensor  # [U, N], bool
+    truncated: Tensor  # [U, N], bool
 
 
 @torch.no_grad()
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
-    """T steps of N environments under π_θ, which stays as it is meanwhile."""
+    """U steps of N environments under π_θ, which stays as it is meanwhile."""
     steps = []
     # Algs. 5, 6, 8: for i = 1, …, U do
     for _ in range(config.unroll_length):
@@ -519,314 +416,196 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     outcomes = map(environments.tensor, map(np.stack, outcomes))
     rewards, discounted, terminated, truncated = outcomes
     agent.return_statistics.absorb(discounted.flatten())
-    return Batch(
-        observations,
-        environments.observations,
-        environments.tensor(np.concatenate(final)),
-        actions,
-        agent.policy(observations).log_prob(actions),
-        agent.return_statistics.scale(rewards, center=False),
-        terminated.bool(),
-        truncated.bool(),
-    )
+    after = environments.observations, environments.tensor(np.concatenate(final))
+    log_prob_old = agent.policy(observations).log_prob(actions)
+    rewards = agent.return_statistics.scale(rewards, center=False)
+    ended = terminated.bool(), truncated.bool()
+    return Batch(observations, *after, actions, log_prob_old, rewards, *ended)
 
 
-def make_environment(config, render_mode: str | None = None) -> gym.Env:
-    """One environment with flat observations, if a policy of ours can act in it."""
-    gym.logger.min_level = 50  # silent: the v4 ids are "out of date", errors are ours
-    with usage_error(f"--env-id {config.env_id}"):
-        options = {"render_mode": render_mode} if render_mode else {}
+# ── environments ────────────────────────────────────────────────────────────────────
+class Adapter(gym.Wrapper):
+    """Flat observations in arrays of their own, and rewards that are numbers."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.observation_space = spaces.flatten_space(env.observation_space)
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:  # some environments draw from the global generators
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+        return self.flat(self.env.reset(seed=seed, options=options)[0]), {}
+
+    def step(self, action):
+        observation, reward, *ended, _ = self.env.step(action)
+        return self.flat(observation), np.asarray(reward).item(), *ended, {}
+
+    def flat(self, observation) -> np.ndarray:
+        space = self.env.observation_space
+        if isinstance(space, spaces.Box) and np.shape(observation) != space.shape:
+            raise ValueError(f"an observation that is not of {space}: {observation!r}")
+        return spaces.flatten(space, observation)
+
+
+def make_environment(config, render_mode=None, film: Path | None = None) -> gym.Env:
+    """One environment, filmed if so wanted, if a policy of ours can act in it."""
+    warnings.filterwarnings("ignore", ".*(out of date|Overwriting existing videos)")
+    options = {"render_mode": render_mode} if render_mode else {}
+    try:
         env = gym.make(config.env_id, **options)
-    space, actions = env.observation_space, env.action_space
-    box = isinstance(actions, Box) and actions.dtype.kind == "f"
-    if not (box and actions.is_bounded()) and not isinstance(actions, Discrete):
-        wanted = "must be Discrete or a bounded Box of floats"
-        raise UsageError(f"--env-id {config.env_id}: actions {wanted}, not {actions}")
-    if not space.is_np_flattenable or len(space.shape or ()) > 1:
-        wanted = "must be a vector, or a Dict or Tuple of them"
-        raise UsageError(f"--env-id {config.env_id}: observation {wanted}, not {space}")
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        sys.exit(f"--env-id {config.env_id}: {error}")
+    seen, actions = env.observation_space, env.action_space
+    pixels = re.search(r"\(\d+, \d+, \d+\), uint8", str(seen))  # in a Dict too
+    floats = isinstance(actions, spaces.Box) and actions.dtype.kind == "f"
+    bounded = floats and (actions.high - np.float64(actions.low) <= LARGEST).all()
+    if pixels or not seen.is_np_flattenable:
+        sys.exit(f"--env-id {config.env_id}: observations must be vectors, not {seen}")
+    if not bounded and not isinstance(actions, spaces.Discrete):
+        sys.exit(f"--env-id {config.env_id}: no policy of ours acts in {actions}")
     if env.spec.max_episode_steps is None:
         env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
-    vector = isinstance(space, Box) and len(space.shape) == 1
-    return env if vector else gym.wrappers.FlattenObservation(env)
+    if film:  # not for long, since the frames wait in memory
+        options = {"name_prefix": film.name, "episode_trigger": lambda i: i == 0}
+        env = gym.wrappers.RecordVideo(env, film.parent, video_length=1000, **options)
+    return Adapter(env)
 
 
-def environment_seeds(count: int, *numbers: int) -> list[int]:
-    """Seeds that these numbers alone decide."""
-    return np.random.SeedSequence(numbers).generate_state(count).tolist()
+def worker(*arguments) -> None:
+    """Gymnasium's, but an error ends it with a traceback: sent home, it may hang."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    arguments[5].put = lambda error: sys.exit(error[3])
+    _async_worker(*arguments)
 
 
 def require_finite(**quantities) -> None:
-    """Stop the run at the first number that is not finite."""
+    """Stop at the first number that is not finite, as float32 has it."""
     for name, values in quantities.items():
-        if not np.isfinite(values).all():
-            first = np.argwhere(~np.isfinite(values))[0]
-            where = f" of environment {first[0]}" if len(first) else ""
-            raise RunError(f"{name}{where} is not finite")
-
-
-class Guarded(gym.Wrapper):
-    """Tells which of the environments failed; drops the info, which costs time."""
-
-    def __init__(self, index: int, config, render_mode: str | None = None):
-        if config.vectorization == "async" and multiprocessing.parent_process():
-            # Ctrl-C and SIGTERM are for the parent to answer
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        super().__init__(make_environment(config, render_mode))
-        self.index = index
-
-    def reset(self, **options):
-        return self.guard(self.env.reset, **options)[0], {}
-
-    def step(self, action):
-        return *self.guard(self.env.step, action)[:4], {}
-
-    def guard(self, method, *arguments, **options):
-        try:
-            return method(*arguments, **options)
-        except Exception as error:
-            raise RunError(f"environment {self.index} failed: {error!r}") from error
+        wrong = np.argwhere(~(np.abs(values) <= LARGEST))
+        if len(wrong):
+            where = f" of environment {wrong[0][0]}" if wrong.size else ""
+            raise FloatingPointError(f"{name}{where} is not finite: {values}")
 
 
 class Environments:
     """N environments stepped together, and the episodes they are in the middle of."""
 
-    def __init__(self, config):
-        make_environment(config).close()  # refuses an unfit one in this process
-        make = [partial(Guarded, i, config) for i in range(config.num_envs)]
-        options = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "copy": False}
-        kind = getattr(gym.vector, f"{config.vectorization.capitalize()}VectorEnv")
-        self.vector = kind(make, **options)
-        self.observation_size = self.vector.single_observation_space.shape[0]
-        self.action_space = self.vector.single_action_space
-        self.gamma, self.device = config.gamma, config.device
+    def __init__(self, make: list, config, vectorization: str = "sync"):
+        options = {"autoreset_mode": vector.AutoresetMode.SAME_STEP, "copy": False}
+        if vectorization == "async":
+            self.vector = vector.AsyncVectorEnv(make, worker=worker, **options)
+        else:
+            self.vector = vector.SyncVectorEnv(make, **options)
+        self.decay, self.device = np.array([[config.gamma], [1], [1]]), config.device
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """A copy on the device, in float32."""
-        return torch.from_numpy(array.astype(np.float32)).to(self.device)
-
-    def call(self, method, *arguments, **options):
-        try:
-            return method(*arguments, **options)
-        except (EOFError, OSError) as error:
-            raise RunError(f"the process of an environment died: {error!r}") from error
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def reset(self, *seed: int) -> None:
-        """Start all episodes anew; what follows depends on the seed alone."""
-        seeds = environment_seeds(self.vector.num_envs, *seed)
-        observations, _ = self.call(self.vector.reset, seed=seeds)
+        """Start all episodes anew; what follows depends on these numbers alone."""
+        seeds = np.random.SeedSequence(seed).generate_state(self.vector.num_envs)
+        observations, _ = self.vector.reset(seed=seeds.tolist())
         require_finite(observation=observations)
-        self.observations = self.tensor(observations)
-        self.sums = np.zeros((3, self.vector.num_envs))  # over the episodes under way:
-        self.decay = np.array([[self.gamma], [1], [1]])  # discounted, return, length
-        self.finished = []
+        self.observations, self.finished = self.tensor(observations), []
+        self.sums = np.zeros((3, len(seeds)))  # discounted return, return, length
 
-    def step(self, actions: Tensor) -> tuple[np.ndarray, ...]:
+    def step(self, actions: Tensor) -> tuple[Tensor, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
-        outcome = self.call(self.vector.step, actions)
-        observations, rewards, terminated, truncated, info = outcome
+        observations, rewards, terminated, truncated, info = self.vector.step(actions)
         require_finite(observation=observations, reward=rewards)
         self.observations = self.tensor(observations)
         self.sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         discounted, final = self.sums[0].copy(), observations[:0]
         if (ended := terminated | truncated).any():
             # `observations` holds the first of the next episode there
-            final = np.stack(info["final_obs"][ended])
             finals = np.zeros_like(observations)
-            finals[ended] = final
+            finals[ended] = final = np.stack(info["final_obs"][ended])
             require_finite(final_observation=finals)
-            self.finished += self.sums[1:, ended].T.tolist()
+            self.finished += [(i, *self.sums[1:, i]) for i in np.flatnonzero(ended)]
             self.sums[:, ended] = 0
         return rewards, discounted, terminated, truncated, final
-
-    def pop_episodes(self) -> dict[str, float]:
-        """Mean return and length of the episodes finished since the last call."""
-        finished, self.finished = self.finished, []
-        means = np.mean(finished, axis=0) if finished else ()
-        return dict(zip(("episode_return", "episode_length"), means, strict=False))
-
-
-# ── evaluation ──────────────────────────────────────────────────────────────────────
 
 
 @torch.no_grad()
 def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
-    """Play episodes with the mode of the policy; film or show the first of them."""
-    mode = "rgb_array" if config.capture_video else "human" if config.render else None
-    modes = [mode] + [None] * (config.eval_episodes - 1)
-    envs = [Guarded(i, config, mode) for i, mode in enumerate(modes)]
+    """Play an episode in each of a few environments with the mode of the policy."""
+    make = [partial(make_environment, config)] * max(1, config.eval_episodes)
     if config.capture_video:
-        name = f"iteration-{iteration}-seed-{config.seed}"
-        film = {"episode_trigger": lambda episode: True, "name_prefix": name}
-        envs[0] = gym.wrappers.RecordVideo(envs[0], str(run / "videos"), **film)
-    seeds = environment_seeds(len(envs), config.seed, iteration, 1)
-    now = {i: env.reset(seed=seeds[i])[0] for i, env in enumerate(envs)}  # not yet over
-    returns, lengths = np.zeros((2, len(envs)))
-    while now:
-        observations = torch.as_tensor(np.stack([*now.values()]), dtype=torch.float32)
-        modes = policy(observations.to(config.device)).mode
-        actions = policy.to_environment(modes).cpu().numpy()
-        for i, action in zip([*now], actions, strict=True):
-            action = action.reshape(envs[i].action_space.shape)
-            now[i], reward, terminated, truncated, _ = envs[i].step(action)
-            returns[i] += reward
-            lengths[i] += 1
-            if terminated or truncated:
-                del now[i]
-    for env in envs:
-        env.close()
-    require_finite(return_in_evaluation=returns)
+        film = run / "videos" / f"iteration-{iteration}-seed-{config.seed}"
+        make[0] = partial(make_environment, config, "rgb_array", film)
+    elif config.render:
+        make[0] = partial(make_environment, config, "human")
+    environments, first = Environments(make, config), {}
+    environments.reset(config.seed, iteration, 1)
+    while len(first) < len(make):
+        modes = policy(environments.observations).mode
+        environments.step(policy.to_environment(modes))
+        for i, *score in environments.finished:
+            first.setdefault(i, score)  # what an environment plays later does not count
+    returns, lengths = np.array([first[i] for i in range(len(make))]).T
     score = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
-    return score | {"eval/length_mean": lengths.mean()}
+    score |= {"eval/length_mean": lengths.mean()}
+    return {name: value.item() for name, value in score.items()}
 
 
 # ── run folder ──────────────────────────────────────────────────────────────────────
-
-COLUMNS = (
-    "iteration step train/episode_return train/episode_length train/kl train/entropy "
-    "train/std train/policy_loss train/value_loss train/explained_variance "
-    "train/grad_norm eval/return_mean eval/return_std eval/length_mean "
-    "time/steps_per_second time/rollout_steps_per_second time/update_steps_per_second "
-    "time/elapsed_seconds"
-).split()
-
-
-def read(path: Path) -> bytes:
-    """The content of a file of a run."""
-    with usage_error(f"{path} cannot be read"):
-        return path.read_bytes()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file at once: a kill at any instant leaves the old or the new one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def create_run(config, agent, optimizer) -> Path:
-    """A new run's folder with its first checkpoint, whole or not at all."""
-    now = time.strftime("%Y%m%d-%H%M%S")
+def open_run(config, env_id: str, iteration: int) -> Path:
+    """The folder of the run, a new one unless it is resumed, with its config.json."""
+    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
-    run = Path(config.runs_dir, re.sub(r"[/:]", "-", name))
-    part = run.with_name(f".{run.name}.{os.getpid()}.part")
-    packages = "torch", "gymnasium", "mujoco", "numpy"
-    versions = {package: version(package) for package in packages}
-    content = {"algorithm": ALGORITHM, "config": asdict(config), "versions": versions}
+    name = re.sub("[/:]", "-", name)  # as in ALE/Pong-v5
+    run = Path(config.resume or f"{config.runs_dir}/{name}")
+    run = run.parent if run.is_file() else run
     try:
-        with usage_error(f"--runs-dir: cannot make {run}"):
-            part.mkdir(parents=True)
-            write(part / "config.json", json.dumps(content, indent=2).encode())
-            save_checkpoint(part, config, agent, optimizer, 0, 0)
-            part.rename(run)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        run.mkdir(parents=True, exist_ok=bool(config.resume))
+    except OSError as error:
+        sys.exit(f"--runs-dir {config.runs_dir}: {error}")
+    packages = "torch", "gymnasium", "mujoco", "numpy"
+    content = {"algorithm": ALGORITHM, "env_id": env_id, "config": asdict(config)}
+    content["versions"] = {package: version(package) for package in packages}
+    part = run / "config.json.part"
+    part.write_text(json.dumps(content, indent=2))
+    part.replace(run / "config.json")
+    if (progress := run / "progress.csv").exists():
+        rows = progress.read_bytes().splitlines(keepends=True)[: iteration + 1]
+        os.truncate(progress, sum(map(len, rows)))  # the others are written again
     return run
 
 
-def load_config(run: Path) -> Config:
-    """The configuration that a run was started with."""
-    path = run / "config.json"
-    with usage_error(f"{path} is not a run's config.json"):
-        content = json.loads(read(path))
-        algorithm, values = content["algorithm"], content["config"]
-        if algorithm != ALGORITHM:
-            raise UsageError(f"{path} is of {algorithm}: use {algorithm}.py")
-        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        return Config(**values | lists)
+def save(path: Path, config, at, agent: Agent, optimizer=None) -> None:
+    """The policy with its statistics; with an optimiser, all that resuming needs."""
+    state = {"algorithm": ALGORITHM, "config": asdict(config), "at": vars(at)}
+    state["policy"] = agent.policy.state_dict()
+    if optimizer:
+        state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+        state["generator"] = torch.get_rng_state()
+    # A kill at any instant leaves the old file or the new one
+    with open(part := path.with_suffix(".part"), "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
-def save_checkpoint(run: Path, config, agent, optimizer, iteration, step) -> None:
-    """All that the rest of the run depends on, followed by its SHA-256."""
-    state = {"algorithm": ALGORITHM, "env_id": config.env_id}
-    state |= {"iteration": iteration, "step": step}
-    state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    buffer = io.BytesIO()
-    torch.save(state | {"generators": [torch.get_rng_state(), *cuda]}, buffer)
-    content = buffer.getvalue()
-    write(run / "checkpoint.pt", content + hashlib.sha256(content).digest())
-
-
-def load_checkpoint(run: Path, config, agent, optimizer) -> tuple[int, int]:
-    """Restore what was saved; returns iteration and step."""
-    path = run / "checkpoint.pt"
-    content, checksum = (file := read(path))[:-32], file[-32:]
-    if hashlib.sha256(content).digest() != checksum:
-        raise UsageError(f"{path} is damaged: its content does not match its checksum")
-    with usage_error(f"{path} does not fit its config.json"):
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if (state["algorithm"], state["env_id"]) != (ALGORITHM, config.env_id):
-            owner = f"{state['algorithm']} on {state['env_id']}"
-            raise UsageError(f"{path} is of {owner}, not of this run")
-        agent.load_state_dict(state["agent"])
-        optimizer.load_state_dict(state["optimizer"])
-        cpu, *cuda = state["generators"]
-        torch.set_rng_state(cpu)
-        if cuda and torch.cuda.is_available():
-            torch.cuda.set_rng_state(*cuda)
-        return state["iteration"], state["step"]
-
-
-class Log:
-    """progress.csv; a progress bar, or lines where that is a file; Weights & Biases."""
-
-    def __init__(self, config, run: Path, iteration: int, step: int):
-        self.path, self.lines, elapsed = run / "progress.csv", [], 0.0
-        if iteration:  # the rows after the checkpoint are going to be written again
-            self.lines = read(self.path).decode(errors="replace").splitlines()
-            self.lines = self.lines[: iteration + 1]
-            with usage_error(f"{self.path} lacks row {iteration}"):
-                elapsed = float(self.lines[iteration].split(",")[len(COLUMNS) - 1])
-        self.start, self.tracker = time.perf_counter() - elapsed, None
-        shown = {"total": config.total_timesteps, "initial": step, "unit": " steps"}
-        self.bar = tqdm(**shown, unit_scale=True, dynamic_ncols=True, disable=None)
-        if config.track:
-            import wandb  # only here: it takes seconds
-
-            names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
-            with usage_error("--track"):
-                self.tracker = wandb.init(**names, dir=run, config=asdict(config))
-            self.tracker.define_metric("*", step_metric="step")
-
-    def add(self, row: dict[str, float]) -> None:
-        """One iteration; the columns that it lacks stay empty."""
-        row = dict.fromkeys(COLUMNS, "") | row
-        row["time/elapsed_seconds"] = time.perf_counter() - self.start
-        self.lines = self.lines or [",".join(row)]
-        self.lines.append(",".join(map(str, row.values())))
-        write(self.path, "\n".join([*self.lines, ""]).encode())
-        if self.tracker:
-            known = {k: v for k, v in row.items() if v != ""}
-            self.tracker.log(known, step=row["iteration"])
-        self.bar.update(min(row["step"], self.bar.total) - self.bar.n)
-        shown = {"return": row["train/episode_return"], "KL": row["train/kl"]}
-        self.bar.set_postfix({k: v for k, v in shown.items() if v != ""})
-        if row["eval/return_mean"] != "":
-            say = "step {step:,}: return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
-            say += ", KL {train/kl:.1e}, {time/steps_per_second:,.0f} steps/s"
-            self.bar.write(say.format(**row))
-
-    def close(self) -> None:
-        self.bar.close()
-        if self.tracker:
-            self.tracker.finish()
+def load(path: str) -> dict:
+    """What was saved; loading runs no code that the file might hold."""
+    path = Path(path, "checkpoint.pt") if Path(path).is_dir() else path
+    try:
+        damaged = zipfile.ZipFile(path).testzip()  # torch.load overlooks flipped bits
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        owner = state["algorithm"]
+    except Exception as error:
+        sys.exit(f"{path} cannot be read: {error!r:.200}")
+    if damaged or owner != ALGORITHM:
+        sys.exit(f"{path} is {'damaged' if damaged else f'of {owner}.py'}")
+    return state
 
 
 # ── training ────────────────────────────────────────────────────────────────────────
-
-
 @torch.no_grad()
 def measure(policy: Policy, batch: Batch) -> dict[str, float]:
     """KL from the policy that acted; entropy and std of the one learned since."""
@@ -851,144 +630,157 @@ def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict
         steps += len(batch.actions)
     middle = time.perf_counter()
     metrics = update(agent, optimizer, batch, config)
-    metrics = environments.pop_episodes() | measure(agent.policy, batch) | metrics
-    require_finite(**metrics)
+    largest = parameters_to_vector(agent.parameters()).detach().abs().max().item()
+    losses = {name: value for name, value in metrics.items() if "loss" in name}
+    require_finite(**losses, parameter=largest)
+    metrics = measure(agent.policy, batch) | metrics
+    if environments.finished:
+        _, returns, lengths = np.mean(environments.finished, axis=0)
+        metrics |= {"episode_return": returns, "episode_length": lengths}
+        environments.finished = []
     agent.statistics.absorb(batch.observations)
     end = time.perf_counter()
-    row = {f"train/{name}": value for name, value in metrics.items()}
+    names = "train/episode_return train/episode_length eval/return_mean eval/return_std"
+    row = dict.fromkeys(f"iteration step {names} eval/length_mean".split(), "")
+    row |= {f"train/{name}": value for name, value in metrics.items()}
     row["time/steps_per_second"] = steps / (end - start)
     row["time/rollout_steps_per_second"] = steps / (middle - start)
     row["time/update_steps_per_second"] = len(batch.actions) / (end - middle)
     return row | {"step": steps}
 
 
-def make_agent(config, observation_size: int, action_space) -> tuple[Agent, Adam]:
-    """The learner before its first step, and its optimiser."""
+def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
+    """The learner, its optimiser, how far they are, and the environment's full name."""
+    env = make_environment(config, "rgb_array" if config.capture_video else None)
+    if config.capture_video:  # it would fail hours later otherwise
+        env.reset()
+        env.render()
+    with suppress(Exception):  # some cannot be closed before a reset
+        env.close()
+    size, space, spec = (
+        env.observation_space.shape[0],
+        env.action_space,
+        env.unwrapped.spec,
+    )
+    print(f"{ALGORITHM}: {spec.id}, {size} observations, actions in {space}")
+    between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
+    longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
+    if longest != spec.max_episode_steps:
+        why = "no time limit is registered, or --checkpoint-every resets them"
+        print(f"episodes are cut after {longest:,} steps: {why}")
     torch.manual_seed(config.seed)
-    agent = Agent(observation_size, action_space, config).to(config.device)
-    return agent, Adam(agent.parameters(), lr=config.learning_rate, fused=True)
+    agent = Agent(size, space, config).to(config.device)
+    optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
+    at = {"iteration": 0, "step": 0, "saved": 0, "seconds": 0.0, "best": -math.inf}
+    if path := config.resume or config.evaluate:
+        state = load(path)
+        at = state["at"]
+        agent.policy.load_state_dict(state["policy"])
+    if config.resume:
+        agent.load_state_dict(state["agent"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"])
+    return agent, optimizer, SimpleNamespace(**at), spec.id
 
 
 def train(config: Config) -> Path:
     """Learn for `total_timesteps`; returns the folder of the run."""
-    check_machine(config)
-    environments = Environments(config)
-    space = environments.observation_size, environments.action_space
-    agent, optimizer = make_agent(config, *space)
-    if config.resume:
-        run = Path(config.resume)
-        iteration, step = load_checkpoint(run, config, agent, optimizer)
-    else:
-        run, iteration, step = create_run(config, agent, optimizer), 0, 0
-    log = Log(config, run, iteration, step)
-    print(f"{ALGORITHM}: {config.env_id}, observations {space[0]}, actions {space[1]}")
-    parameters = sum(parameter.numel() for parameter in agent.parameters())
-    print(f"{parameters:,} parameters, run folder {run}")
-    command = f"python {ALGORITHM}.py"
+    agent, optimizer, at, env_id = make_agent(config)
+    make = [partial(make_environment, config)] * config.num_envs
+    environments = Environments(make, config, config.vectorization)
+    run, tracker = open_run(config, env_id, at.iteration), None
+    if config.track:
+        import wandb  # only here: it takes seconds
+
+        names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
+        tracker = wandb.init(**names, dir=run, config=asdict(config))
+    total = config.total_timesteps
+    bar = tqdm(total=total, initial=at.step, unit=" steps", disable=None)
     try:
-        # Algs. 4–6, 8: while t ≤ T do
-        while step < config.total_timesteps:
-            if iteration % config.checkpoint_every == 0:
-                environments.reset(config.seed, iteration)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * (1 - step / config.total_timesteps)
-            row = iterate(agent, optimizer, environments, config)
-            iteration, step = iteration + 1, step + row["step"]
-            row |= {"iteration": iteration, "step": step}
-            last = step >= config.total_timesteps
-            if last or iteration % config.eval_every == 0:
-                row |= evaluate(agent.policy, config, run, iteration)
-            log.add(row)
-            if last or iteration % config.checkpoint_every == 0:
-                save_checkpoint(run, config, agent, optimizer, iteration, step)
-    except (KeyboardInterrupt, RunError):
-        print(f"stopped in iteration {iteration + 1}; go on: {command} --resume {run}")
+        for row in learn(agent, optimizer, environments, config, run, at):
+            with open(run / "progress.csv", "a") as file:
+                if not file.tell():
+                    file.write(",".join(row) + "\n")
+                file.write(",".join(map(str, row.values())) + "\n")
+            if tracker:
+                tracker.log({name: value for name, value in row.items() if value != ""})
+            bar.update(min(at.step, total) - bar.n)
+            if row["eval/return_mean"] != "":
+                text = "return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
+                bar.write(f"step {at.step:,}: {text.format(**row)}")
+    except BaseException as error:
+        text = f"{type(error).__name__} in iteration {at.iteration + 1}; to go on from"
+        bar.write(f"{text} step {at.saved:,}: python {ALGORITHM}.py --resume {run}")
         raise
     finally:
-        log.close()
-        environments.vector.close(terminate=True)
-    print(f"done; play it again: {command} --evaluate {run} --capture-video")
+        bar.close()
+        with suppress(EOFError, OSError):  # of a process that has died
+            environments.vector.close(terminate=True)
+    print(f"done; play it: python {ALGORITHM}.py --evaluate {run} --capture-video")
     return run
 
 
-def play(config: Config) -> None:
-    """Evaluate the policy of a run as its last checkpoint has it."""
-    check_machine(config)
-    run, env = Path(config.evaluate), make_environment(config)
-    size, space = env.observation_space.shape[0], env.action_space
-    agent, optimizer = make_agent(config, size, space)
-    iteration, step = load_checkpoint(run, config, agent, optimizer)
-    text = "return {eval/return_mean} ± {eval/return_std}, length {eval/length_mean}"
-    score = text.format(**evaluate(agent.policy, config, run, iteration))
-    print(f"{config.env_id}, step {step:,}: {score}, {config.eval_episodes} episodes")
+def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
+    """Roll out and update until the last step; save and evaluate; yields log rows."""
+    start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
+    # Algs. 4–6, 8: while t ≤ T do
+    while at.step < total:
+        if at.step // config.checkpoint_every > before // config.checkpoint_every:
+            at.saved = at.step
+            save(run / "checkpoint.pt", config, at, agent, optimizer)
+            # Also where none resumes: so that resuming changes nothing
+            environments.reset(config.seed, at.iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 - at.step / total)
+        row = iterate(agent, optimizer, environments, config)
+        at.iteration, before, at.step = at.iteration + 1, at.step, at.step + row["step"]
+        row |= {"iteration": at.iteration, "step": at.step}
+        due = at.step // config.eval_every > before // config.eval_every
+        if config.eval_episodes and (due or at.step >= total):
+            row |= evaluate(agent.policy, config, run, at.iteration)
+            if row["eval/return_mean"] > at.best:
+                at.best = row["eval/return_mean"]
+                save(run / "best.pt", config, at, agent)
+        row["time/elapsed_seconds"] = at.seconds = time.perf_counter() - start
+        yield row
+    at.saved = at.step
+    save(run / "checkpoint.pt", config, at, agent, optimizer)
 
 
 # ── command line ────────────────────────────────────────────────────────────────────
-
-
-def check_machine(config) -> None:
-    """Refuse what this machine lacks."""
-    for flag, package in {"track": "wandb", "capture_video": "moviepy"}.items():
-        if getattr(config, flag) and not importlib.util.find_spec(package):
-            name = flag.replace("_", "-")
-            raise UsageError(f"--{name} needs {package}: pip install {package}")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    screens = os.environ.get("DISPLAY"), os.environ.get("WAYLAND_DISPLAY")
-    display = sys.platform != "linux" or any(screens)
-    if config.render and not display:
-        raise UsageError("--render: there is no display here; use --capture-video")
-    if config.capture_video:
-        os.environ.setdefault("MUJOCO_GL", "glfw" if display else "egl")
-        with usage_error(f"--capture-video: {config.env_id} cannot be drawn here"):
-            env = make_environment(config, "rgb_array")
-            env.reset()
-            env.render()
-            env.close()
-    online = os.environ.get("WANDB_MODE", "online") == "online" and not config.evaluate
-    if config.track and online:
-        with usage_error("--track"):
-            importlib.import_module("wandb").login(verify=False)
-
-
-FREE_TO_CHANGE = {"resume", "evaluate", "device", "vectorization", "track"}
-FREE_TO_CHANGE |= {"wandb_project", "capture_video", "render", "runs_dir"}
-
-
-def parse(arguments: list[str] | None = None, default: Config | None = None) -> Config:
-    """The flags, over the configuration of the run that one of them names."""
-    box, about = io.StringIO(), __doc__.splitlines()[0]
-    try:
-        with contextlib.redirect_stderr(box):
-            flags = {"args": arguments, "default": default, "description": about}
-            config = tyro.cli(Config, **flags)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        text = box.getvalue().split("│ ──")[0].splitlines()[1:]
-        raise UsageError(" ".join(line.strip("│ ") for line in text)) from None
-    if default or not (run := config.resume or config.evaluate):
-        return config
-    saved = load_config(Path(run))
-    config = parse(arguments, replace(saved, resume=None, evaluate=None))
-    free = FREE_TO_CHANGE | ({"seed", "eval_episodes"} if config.evaluate else set())
-    for name, value in asdict(saved).items():
-        if name not in free and getattr(config, name) != value:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: the run was started with {value} and keeps it")
+def parse(arguments: list[str] | None = None) -> Config:
+    """The flags, over those of the run that one of them names."""
+    words = sys.argv[1:] if arguments is None else arguments
+    number = r"(?<![^=])\d+(\.\d+)?e\+?\d+$"  # 1e6
+    words = [re.sub(number, lambda x: f"{float(x[0]):.15g}", word) for word in words]
+    read = partial(tyro.cli, Config, args=words, description=__doc__.splitlines()[0])
+    config = read()
+    if path := config.resume or config.evaluate:
+        saved = load(path)["config"] | {"resume": None, "evaluate": None}
+        config = read(default=Config(**saved))
+    if config.capture_video and sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo would look for a display
     return config
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # nohup … > log
+    sys.path.append(os.getcwd())  # for module:Name-v0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as at Ctrl-C
+    config = parse()
     try:
-        config = parse()
-        (play if config.evaluate else train)(config)
-    except (UsageError, RunError) as error:
-        print(f"{ALGORITHM}.py: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        if not config.evaluate:
+            train(config)
+        else:
+            agent, _, at, _ = make_agent(config)
+            run = Path(config.evaluate)
+            run = run if run.is_dir() else run.parent
+            score = evaluate(agent.policy, config, run, at.iteration)
+            print(f"step {at.step:,}: {score}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as stop:  # an environment's own, maybe
+        sys.exit(stop.code or 1)
 
 
 if __name__ == "__main__":
