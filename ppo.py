@@ -49,7 +49,7 @@ from tqdm import tqdm
 ALGORITHM = "ppo"
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
-FRACTIONS = "gamma", "gae_lambda"
+FRACTIONS = "learning_rate_decay", "gamma", "gae_lambda"
 
 
 # ── configuration ───────────────────────────────────────────────────────────────────
@@ -58,7 +58,8 @@ class Config:
     env_id: str = "HalfCheetah-v4"  # of Gymnasium; module:Name-v0 imports the module
     seed: int = 0  # of the networks, actions, minibatches and environments
     total_timesteps: int = 8_000_000  # over all environments; finishes the last batch
-    learning_rate: float = 3e-4  # of Adam at the start; it falls linearly to zero
+    learning_rate: float = 3e-4  # of Adam at the start
+    learning_rate_decay: float = 0.005  # part of it that is lost linearly over the run
     gamma: float = 0.99  # discount γ
     max_grad_norm: float = 0.5  # largest norm of the gradient of each network
     policy_layers: tuple[int, ...] = (32, 32, 32, 32)  # widths of the hidden layers
@@ -133,11 +134,13 @@ class RunningStatistics(nn.Module):
         self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
 
     def scale(self, samples: Tensor, center: bool = True) -> Tensor:
-        """(x − μ) / σ, or x / σ, clipped to ±10; x itself if not enabled."""
-        if not self.enabled:
-            return samples
-        samples = samples - self.mean.float() if center else samples
-        return (samples / (self.variance.float() + 1e-8).sqrt()).clamp(-10, 10)
+        """(x − μ) / σ, or x / σ, clipped to ±10; x if not enabled; in float32."""
+        if self.enabled:
+            samples = samples - self.mean if center else samples
+            # A constant's rounding errors are no signal; a signal of 1e-9 is one
+            floor = 1e-24 + 1e-22 * self.mean**2
+            samples = (samples / (self.variance + floor).sqrt()).clamp(-10, 10)
+        return samples.float()
 
 
 class Policy(nn.Module):
@@ -216,6 +219,7 @@ def compute_gae(
     All tensors are [U, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
+    assert rewards.shape == values.shape == next_values.shape == terminated.shape
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
     ended = torch.maximum(terminated, truncated)
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
@@ -248,6 +252,7 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
 # ── loss ────────────────────────────────────────────────────────────────────────────
 def policy_loss(log_prob, log_prob_old, advantages, epsilon: float) -> Tensor:
     """−mean[min(r A, clip(r, 1 − ε, 1 + ε) A)] of [B], r = π_θ(a|s)/β(a|s) (Eq. 18)."""
+    assert log_prob.shape == log_prob_old.shape == advantages.shape
     ratio = (log_prob - log_prob_old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
     return -torch.min(ratio * advantages, clipped * advantages).mean()
@@ -255,11 +260,13 @@ def policy_loss(log_prob, log_prob_old, advantages, epsilon: float) -> Tensor:
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """mean[(R − V_ϕ(s))²] of [B]."""
+    assert values.shape == returns.shape
     return (returns - values).square().mean()
 
 
 def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     """D̂_KL(π_old ‖ π_new) = mean[r − 1 − ln r] of [B] actions of π_old  (Section 6)."""
+    assert log_prob.shape == log_prob_old.shape
     log_ratio = log_prob - log_prob_old
     return (log_ratio.expm1() - log_ratio).mean()
 
@@ -272,8 +279,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     for _ in range(config.num_epochs):
         # Alg. 6: R, A ← computeGAE(v, r, λ, γ)
         advantages, returns = estimate_advantages(agent.value, batch, config)
-        explained = 1 - advantages.var() / (returns.var() + 1e-8)
-        log.setdefault("explained_variance", [explained])  # before any learning
+        unexplained = advantages.var(correction=0) / returns.var(correction=0)
+        log.setdefault("explained_variance", [1 - unexplained])  # before any learning
         shuffled = torch.randperm(len(returns))
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
@@ -332,14 +339,15 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
-    outcomes = map(environments.tensor, map(np.stack, outcomes))
+    outcomes = [torch.tensor(np.stack(x), device=config.device) for x in outcomes]
     rewards, discounted, terminated, truncated = outcomes
     agent.return_statistics.absorb(discounted.flatten())
-    after = environments.observations, environments.tensor(np.concatenate(final))
+    last, final = environments.observations, np.concatenate(final)
+    final = torch.tensor(final, device=config.device)
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
-    ended = terminated.bool(), truncated.bool()
-    return Batch(observations, *after, actions, log_prob_old, rewards, *ended)
+    ended = terminated, truncated
+    return Batch(observations, last, final, actions, log_prob_old, rewards, *ended)
 
 
 # ── environments ────────────────────────────────────────────────────────────────────
@@ -405,7 +413,9 @@ def require_finite(**quantities) -> None:
         wrong = np.argwhere(~(np.abs(values) <= LARGEST))
         if len(wrong):
             where = f" of environment {wrong[0][0]}" if wrong.size else ""
-            raise FloatingPointError(f"{name}{where} is not finite: {values}")
+            raise FloatingPointError(
+                f"{name}{where} is not finite in float32: {values}"
+            )
 
 
 class Environments:
@@ -419,24 +429,23 @@ class Environments:
             self.vector = vector.SyncVectorEnv(make, **options)
         self.decay, self.device = np.array([[config.gamma], [1], [1]]), config.device
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """A copy on the device, in float32."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
-
-    def reset(self, *seed: int) -> None:
-        """Start all episodes anew; what follows depends on these numbers alone."""
-        seeds = np.random.SeedSequence(seed).generate_state(self.vector.num_envs)
-        observations, _ = self.vector.reset(seed=seeds.tolist())
+    def reset(self, *numbers: int) -> int:
+        """Start all episodes anew, as these numbers alone decide; returns a seed."""
+        seeds = np.random.SeedSequence(numbers).generate_state(self.vector.num_envs + 1)
+        *seeds, seed = (seeds >> 1).tolist()  # C simulators want them below 2³¹
+        observations, _ = self.vector.reset(seed=seeds)
         require_finite(observation=observations)
-        self.observations, self.finished = self.tensor(observations), []
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = np.zeros((3, len(seeds)))  # discounted return, return, length
+        self.finished = []
+        return seed
 
     def step(self, actions: Tensor) -> tuple[Tensor, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
         observations, rewards, terminated, truncated, info = self.vector.step(actions)
         require_finite(observation=observations, reward=rewards)
-        self.observations = self.tensor(observations)
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         discounted, final = self.sums[0].copy(), observations[:0]
         if (ended := terminated | truncated).any():
@@ -501,7 +510,6 @@ def save(path: Path, config, at, agent: Agent, optimizer=None) -> None:
     state["policy"] = agent.policy.state_dict()
     if optimizer:
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state["generator"] = torch.get_rng_state()
     # A kill at any instant leaves the old file or the new one
     with open(part := path.with_suffix(".part"), "wb") as file:
         torch.save(state, file)
@@ -576,11 +584,8 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         env.render()
     with suppress(Exception):  # some cannot be closed before a reset
         env.close()
-    size, space, spec = (
-        env.observation_space.shape[0],
-        env.action_space,
-        env.unwrapped.spec,
-    )
+    size, space = env.observation_space.shape[0], env.action_space
+    spec = gym.registry[env.spec.id]
     print(f"{ALGORITHM}: {spec.id}, {size} observations, actions in {space}")
     between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
     longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
@@ -598,7 +603,6 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     if config.resume:
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
     return agent, optimizer, SimpleNamespace(**at), spec.id
 
 
@@ -647,10 +651,11 @@ def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dic
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)
-            # Also where none resumes: so that resuming changes nothing
-            environments.reset(config.seed, at.iteration)
+            # In runs that never stop too, so that resuming changes nothing
+            torch.manual_seed(environments.reset(config.seed, at.iteration))
+        lost = config.learning_rate_decay * at.step / total
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 - at.step / total)
+            group["lr"] = config.learning_rate * (1 - lost)
         row = iterate(agent, optimizer, environments, config)
         at.iteration, before, at.step = at.iteration + 1, at.step, at.step + row["step"]
         row |= {"iteration": at.iteration, "step": at.step}

@@ -48,7 +48,7 @@ from tqdm import tqdm
 ALGORITHM = "reinforce"
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
-FRACTIONS = ("gamma",)
+FRACTIONS = "learning_rate_decay", "gamma"
 
 
 # ── configuration ───────────────────────────────────────────────────────────────────
@@ -57,7 +57,8 @@ class Config:
     env_id: str = "HalfCheetah-v4"  # of Gymnasium; module:Name-v0 imports the module
     seed: int = 0  # of the networks, actions, minibatches and environments
     total_timesteps: int = 8_000_000  # over all environments; finishes the last batch
-    learning_rate: float = 3e-4  # of Adam at the start; it falls linearly to zero
+    learning_rate: float = 3e-4  # of Adam at the start
+    learning_rate_decay: float = 0.005  # part of it that is lost linearly over the run
     gamma: float = 0.99  # discount γ
     max_grad_norm: float = 0.5  # largest norm of the gradient of each network
     policy_layers: tuple[int, ...] = (32, 32, 32, 32)  # widths of the hidden layers
@@ -128,11 +129,13 @@ class RunningStatistics(nn.Module):
         self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
 
     def scale(self, samples: Tensor, center: bool = True) -> Tensor:
-        """(x − μ) / σ, or x / σ, clipped to ±10; x itself if not enabled."""
-        if not self.enabled:
-            return samples
-        samples = samples - self.mean.float() if center else samples
-        return (samples / (self.variance.float() + 1e-8).sqrt()).clamp(-10, 10)
+        """(x − μ) / σ, or x / σ, clipped to ±10; x if not enabled; in float32."""
+        if self.enabled:
+            samples = samples - self.mean if center else samples
+            # A constant's rounding errors are no signal; a signal of 1e-9 is one
+            floor = 1e-24 + 1e-22 * self.mean**2
+            samples = (samples / (self.variance + floor).sqrt()).clamp(-10, 10)
+        return samples.float()
 
 
 class Policy(nn.Module):
@@ -189,24 +192,27 @@ class Agent(nn.Module):
 # ── advantage ───────────────────────────────────────────────────────────────────────
 def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
     """G_t = Σ_{k≥t} γ^{k−t} r_k, to the end of the episode; all are [U, N]."""
+    assert rewards.shape == terminated.shape == truncated.shape
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
     decay = gamma * (1 - ended)
-    returns, x = torch.empty_like(rewards), torch.zeros_like(rewards[0])
+    returns, x = [], torch.zeros_like(decay[0])
     for i in reversed(range(len(rewards))):
         x = rewards[i] + decay[i] * x
-        returns[i] = x
-    return returns
+        returns.append(x)
+    return torch.stack(returns[::-1])
 
 
 # ── loss ────────────────────────────────────────────────────────────────────────────
 def policy_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
     """−mean[G ln π_θ(a|s)] of [B]; the weights are the returns G  (Section 4.1)."""
+    assert log_prob.shape == weights.shape
     return -(log_prob * weights).mean()
 
 
 def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     """D̂_KL(π_old ‖ π_new) = mean[r − 1 − ln r] of [B] actions of π_old  (Section 6)."""
+    assert log_prob.shape == log_prob_old.shape
     log_ratio = log_prob - log_prob_old
     return (log_ratio.expm1() - log_ratio).mean()
 
@@ -266,12 +272,12 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
         ended = (terminated | truncated).all()
     observations, actions, *outcomes, _ = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
-    outcomes = map(environments.tensor, map(np.stack, outcomes))
+    outcomes = [torch.tensor(np.stack(x), device=config.device) for x in outcomes]
     rewards, discounted, terminated, truncated = outcomes
     agent.return_statistics.absorb(discounted.flatten())
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
-    ended = terminated.bool(), truncated.bool()
+    ended = terminated, truncated
     return Batch(observations, actions, log_prob_old, rewards, *ended)
 
 
@@ -338,7 +344,9 @@ def require_finite(**quantities) -> None:
         wrong = np.argwhere(~(np.abs(values) <= LARGEST))
         if len(wrong):
             where = f" of environment {wrong[0][0]}" if wrong.size else ""
-            raise FloatingPointError(f"{name}{where} is not finite: {values}")
+            raise FloatingPointError(
+                f"{name}{where} is not finite in float32: {values}"
+            )
 
 
 class Environments:
@@ -352,24 +360,23 @@ class Environments:
             self.vector = vector.SyncVectorEnv(make, **options)
         self.decay, self.device = np.array([[config.gamma], [1], [1]]), config.device
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """A copy on the device, in float32."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
-
-    def reset(self, *seed: int) -> None:
-        """Start all episodes anew; what follows depends on these numbers alone."""
-        seeds = np.random.SeedSequence(seed).generate_state(self.vector.num_envs)
-        observations, _ = self.vector.reset(seed=seeds.tolist())
+    def reset(self, *numbers: int) -> int:
+        """Start all episodes anew, as these numbers alone decide; returns a seed."""
+        seeds = np.random.SeedSequence(numbers).generate_state(self.vector.num_envs + 1)
+        *seeds, seed = (seeds >> 1).tolist()  # C simulators want them below 2³¹
+        observations, _ = self.vector.reset(seed=seeds)
         require_finite(observation=observations)
-        self.observations, self.finished = self.tensor(observations), []
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = np.zeros((3, len(seeds)))  # discounted return, return, length
+        self.finished = []
+        return seed
 
     def step(self, actions: Tensor) -> tuple[Tensor, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
         observations, rewards, terminated, truncated, info = self.vector.step(actions)
         require_finite(observation=observations, reward=rewards)
-        self.observations = self.tensor(observations)
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         discounted, final = self.sums[0].copy(), observations[:0]
         if (ended := terminated | truncated).any():
@@ -434,7 +441,6 @@ def save(path: Path, config, at, agent: Agent, optimizer=None) -> None:
     state["policy"] = agent.policy.state_dict()
     if optimizer:
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state["generator"] = torch.get_rng_state()
     # A kill at any instant leaves the old file or the new one
     with open(part := path.with_suffix(".part"), "wb") as file:
         torch.save(state, file)
@@ -509,11 +515,8 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         env.render()
     with suppress(Exception):  # some cannot be closed before a reset
         env.close()
-    size, space, spec = (
-        env.observation_space.shape[0],
-        env.action_space,
-        env.unwrapped.spec,
-    )
+    size, space = env.observation_space.shape[0], env.action_space
+    spec = gym.registry[env.spec.id]
     print(f"{ALGORITHM}: {spec.id}, {size} observations, actions in {space}")
     between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
     longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
@@ -531,7 +534,6 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     if config.resume:
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
     return agent, optimizer, SimpleNamespace(**at), spec.id
 
 
@@ -580,10 +582,11 @@ def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dic
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)
-            # Also where none resumes: so that resuming changes nothing
-            environments.reset(config.seed, at.iteration)
+            # In runs that never stop too, so that resuming changes nothing
+            torch.manual_seed(environments.reset(config.seed, at.iteration))
+        lost = config.learning_rate_decay * at.step / total
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 - at.step / total)
+            group["lr"] = config.learning_rate * (1 - lost)
         row = iterate(agent, optimizer, environments, config)
         at.iteration, before, at.step = at.iteration + 1, at.step, at.step + row["step"]
         row |= {"iteration": at.iteration, "step": at.step}

@@ -56,7 +56,7 @@ from tqdm import tqdm
 ALGORITHM = "trpo"
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
-FRACTIONS = "gamma", "gae_lambda", "line_search_shrinkage", "fisher_fraction"
+FRACTIONS = "learning_rate_decay", "gamma", "gae_lambda", "fisher_fraction"
 
 
 # ── configuration ───────────────────────────────────────────────────────────────────
@@ -65,7 +65,8 @@ class Config:
     env_id: str = "HalfCheetah-v4"  # of Gymnasium; module:Name-v0 imports the module
     seed: int = 0  # of the networks, actions, minibatches and environments
     total_timesteps: int = 8_000_000  # over all environments; finishes the last batch
-    learning_rate: float = 3e-4  # of Adam at the start; it falls linearly to zero
+    learning_rate: float = 3e-4  # of Adam at the start
+    learning_rate_decay: float = 0.005  # part of it that is lost linearly over the run
     gamma: float = 0.99  # discount γ
     max_grad_norm: float = 0.5  # largest norm of the gradient of each network
     policy_layers: tuple[int, ...] = (32, 32, 32, 32)  # widths of the hidden layers
@@ -144,11 +145,13 @@ class RunningStatistics(nn.Module):
         self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
 
     def scale(self, samples: Tensor, center: bool = True) -> Tensor:
-        """(x − μ) / σ, or x / σ, clipped to ±10; x itself if not enabled."""
-        if not self.enabled:
-            return samples
-        samples = samples - self.mean.float() if center else samples
-        return (samples / (self.variance.float() + 1e-8).sqrt()).clamp(-10, 10)
+        """(x − μ) / σ, or x / σ, clipped to ±10; x if not enabled; in float32."""
+        if self.enabled:
+            samples = samples - self.mean if center else samples
+            # A constant's rounding errors are no signal; a signal of 1e-9 is one
+            floor = 1e-24 + 1e-22 * self.mean**2
+            samples = (samples / (self.variance + floor).sqrt()).clamp(-10, 10)
+        return samples.float()
 
 
 class Policy(nn.Module):
@@ -227,6 +230,7 @@ def compute_gae(
     All tensors are [U, N]; next_values[t] is V of the state that followed step t, the
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
+    assert rewards.shape == values.shape == next_values.shape == terminated.shape
     terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
     ended = torch.maximum(terminated, truncated)
     # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
@@ -259,17 +263,19 @@ def estimate_advantages(value: Value, batch: "Batch", config) -> tuple[Tensor, T
 # ── loss ────────────────────────────────────────────────────────────────────────────
 def surrogate(log_prob: Tensor, log_prob_old: Tensor, advantages: Tensor) -> Tensor:
     """mean[π_θ(a|s) / β(a|s) A] of [B]  (Eq. 17)."""
+    assert log_prob.shape == log_prob_old.shape == advantages.shape
     return ((log_prob - log_prob_old).exp() * advantages).mean()
 
 
 def conjugate_gradient(
     matvec: Callable, b: Tensor, max_iterations: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """x with matvec(x) ≈ b, both [P]; stops at ‖b − matvec(x)‖² < tolerance."""
+    """x with matvec(x) ≈ b, both [P]; stops at ‖b − matvec(x)‖² ≤ tolerance ‖b‖²."""
     x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
     square = residual.dot(residual)
+    smallest = tolerance * square
     for _ in range(max_iterations):
-        if square < tolerance:
+        if square <= smallest:
             break
         product = matvec(direction)
         step = square / direction.dot(product)
@@ -280,6 +286,13 @@ def conjugate_gradient(
     return x
 
 
+def exact_kl(old: Distribution, new: Distribution) -> Tensor:
+    """KL(old‖new) of [B]; finite even where a probability of the new one is 0."""
+    if isinstance(old, Categorical):
+        return (old.probs * (old.logits - new.logits)).sum(-1)
+    return kl_divergence(old, new)
+
+
 def fisher_vector_product(grad_kl: Tensor, parameters, damping, v: Tensor) -> Tensor:
     """(Ĥ + damping·I) v of [P]; Ĥv = ∇_θ (∇_θ KL · v), for the mean KL of π_θ."""
     product = torch.autograd.grad(grad_kl.dot(v), parameters, retain_graph=True)
@@ -288,11 +301,13 @@ def fisher_vector_product(grad_kl: Tensor, parameters, damping, v: Tensor) -> Te
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """mean[(R − V_ϕ(s))²] of [B]."""
+    assert values.shape == returns.shape
     return (returns - values).square().mean()
 
 
 def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     """D̂_KL(π_old ‖ π_new) = mean[r − 1 − ln r] of [B] actions of π_old  (Section 6)."""
+    assert log_prob.shape == log_prob_old.shape
     log_ratio = log_prob - log_prob_old
     return (log_ratio.expm1() - log_ratio).mean()
 
@@ -307,8 +322,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     for epoch in range(config.num_epochs):
         # Alg. 5: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
-        explained = 1 - advantages.var() / (returns.var() + 1e-8)
-        log.setdefault("explained_variance", [explained])  # before any learning
+        unexplained = advantages.var(correction=0) / returns.var(correction=0)
+        log.setdefault("explained_variance", [1 - unexplained])  # before any learning
         shuffled = torch.randperm(len(returns))
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
@@ -328,7 +343,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             optimizer.step()
             log["value_loss"].append(critic_loss.detach())
     with torch.no_grad():
-        log["kl"] = [kl_divergence(old, agent.policy(batch.observations)).mean()]
+        log["kl"] = [exact_kl(old, agent.policy(batch.observations)).mean()]
     return {name: torch.stack(values).mean().item() for name, values in log.items()}
 
 
@@ -342,10 +357,10 @@ def trust_region_step(
     gain = surrogate(policy(observations).log_prob(actions), log_prob_old, A)
     g = parameters_to_vector(gradient(gain))
     # Alg. 5: Compute Ĥ as the Hessian of the sample average KL-divergence
-    part = observations[: math.ceil(config.fisher_fraction * len(A))]
+    part = observations[: max(1, math.ceil(config.fisher_fraction * len(A)))]
     with torch.no_grad():
         old = policy(part)
-    grad_kl = gradient(kl_divergence(old, policy(part)).mean(), create_graph=True)
+    grad_kl = gradient(exact_kl(old, policy(part)).mean(), create_graph=True)
     grad_kl = parameters_to_vector(grad_kl)
     matvec = partial(fisher_vector_product, grad_kl, parameters, config.cg_damping)
     # Alg. 5: Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
@@ -378,7 +393,7 @@ def line_search(
         new = policy(observations)
         gain = surrogate(new.log_prob(actions), log_prob_old, A)
         # Alg. 5: until (sample loss improves and KL constraint satisfied) or m > K
-        if gain > old_gain and kl_divergence(old, new).mean() <= config.delta:
+        if gain > old_gain and exact_kl(old, new).mean() <= config.delta:
             return m, True
     vector_to_parameters(theta_old, policy.parameters())
     return m, False
@@ -413,14 +428,15 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
-    outcomes = map(environments.tensor, map(np.stack, outcomes))
+    outcomes = [torch.tensor(np.stack(x), device=config.device) for x in outcomes]
     rewards, discounted, terminated, truncated = outcomes
     agent.return_statistics.absorb(discounted.flatten())
-    after = environments.observations, environments.tensor(np.concatenate(final))
+    last, final = environments.observations, np.concatenate(final)
+    final = torch.tensor(final, device=config.device)
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
-    ended = terminated.bool(), truncated.bool()
-    return Batch(observations, *after, actions, log_prob_old, rewards, *ended)
+    ended = terminated, truncated
+    return Batch(observations, last, final, actions, log_prob_old, rewards, *ended)
 
 
 # ── environments ────────────────────────────────────────────────────────────────────
@@ -486,7 +502,9 @@ def require_finite(**quantities) -> None:
         wrong = np.argwhere(~(np.abs(values) <= LARGEST))
         if len(wrong):
             where = f" of environment {wrong[0][0]}" if wrong.size else ""
-            raise FloatingPointError(f"{name}{where} is not finite: {values}")
+            raise FloatingPointError(
+                f"{name}{where} is not finite in float32: {values}"
+            )
 
 
 class Environments:
@@ -500,24 +518,23 @@ class Environments:
             self.vector = vector.SyncVectorEnv(make, **options)
         self.decay, self.device = np.array([[config.gamma], [1], [1]]), config.device
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """A copy on the device, in float32."""
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
-
-    def reset(self, *seed: int) -> None:
-        """Start all episodes anew; what follows depends on these numbers alone."""
-        seeds = np.random.SeedSequence(seed).generate_state(self.vector.num_envs)
-        observations, _ = self.vector.reset(seed=seeds.tolist())
+    def reset(self, *numbers: int) -> int:
+        """Start all episodes anew, as these numbers alone decide; returns a seed."""
+        seeds = np.random.SeedSequence(numbers).generate_state(self.vector.num_envs + 1)
+        *seeds, seed = (seeds >> 1).tolist()  # C simulators want them below 2³¹
+        observations, _ = self.vector.reset(seed=seeds)
         require_finite(observation=observations)
-        self.observations, self.finished = self.tensor(observations), []
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = np.zeros((3, len(seeds)))  # discounted return, return, length
+        self.finished = []
+        return seed
 
     def step(self, actions: Tensor) -> tuple[Tensor, ...]:
         """Rewards, discounted returns, terminated, truncated, final observations."""
         actions = actions.cpu().numpy().reshape(self.vector.action_space.shape)
         observations, rewards, terminated, truncated, info = self.vector.step(actions)
         require_finite(observation=observations, reward=rewards)
-        self.observations = self.tensor(observations)
+        self.observations = torch.tensor(observations, device=self.device)
         self.sums = self.decay * self.sums + [rewards, rewards, np.ones_like(rewards)]
         discounted, final = self.sums[0].copy(), observations[:0]
         if (ended := terminated | truncated).any():
@@ -582,7 +599,6 @@ def save(path: Path, config, at, agent: Agent, optimizer=None) -> None:
     state["policy"] = agent.policy.state_dict()
     if optimizer:
         state |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-        state["generator"] = torch.get_rng_state()
     # A kill at any instant leaves the old file or the new one
     with open(part := path.with_suffix(".part"), "wb") as file:
         torch.save(state, file)
@@ -657,11 +673,8 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         env.render()
     with suppress(Exception):  # some cannot be closed before a reset
         env.close()
-    size, space, spec = (
-        env.observation_space.shape[0],
-        env.action_space,
-        env.unwrapped.spec,
-    )
+    size, space = env.observation_space.shape[0], env.action_space
+    spec = gym.registry[env.spec.id]
     print(f"{ALGORITHM}: {spec.id}, {size} observations, actions in {space}")
     between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
     longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
@@ -679,7 +692,6 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     if config.resume:
         agent.load_state_dict(state["agent"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
     return agent, optimizer, SimpleNamespace(**at), spec.id
 
 
@@ -728,10 +740,11 @@ def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dic
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)
-            # Also where none resumes: so that resuming changes nothing
-            environments.reset(config.seed, at.iteration)
+            # In runs that never stop too, so that resuming changes nothing
+            torch.manual_seed(environments.reset(config.seed, at.iteration))
+        lost = config.learning_rate_decay * at.step / total
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 - at.step / total)
+            group["lr"] = config.learning_rate * (1 - lost)
         row = iterate(agent, optimizer, environments, config)
         at.iteration, before, at.step = at.iteration + 1, at.step, at.step + row["step"]
         row |= {"iteration": at.iteration, "step": at.step}
