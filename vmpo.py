@@ -2,12 +2,12 @@
 
     θ, η, ν ← argmin L_π(θ) + L_η(η) + L_ν(θ, ν), on D̃, the half of D with larger A
 
-The lines of Algorithm 8 are quoted where the code does them.
-Departures from the paper's text:
+Departures from the text of Algorithm 8, which is quoted where the code does it:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
 2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
 3. An epoch is a pass over shuffled minibatches with one gradient step each.
 4. L_π is a sum (Eq. 20), not a mean; a Gaussian has one KL for its μ, one for its σ.
+5. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
 
     python vmpo.py --env-id Ant-v4
     python vmpo.py --evaluate runs/RUN --capture-video
@@ -464,7 +464,6 @@ def make_environment(config, render_mode=None, film: Path | None = None) -> gym.
 def worker(*arguments) -> None:
     """Gymnasium's, but an error ends it with a traceback: sent home, it may hang."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     arguments[5].put = lambda error: sys.exit(error[3])
     _async_worker(*arguments)
 
@@ -484,11 +483,10 @@ class Environments:
     """N environments stepped together, and the episodes they are in the middle of."""
 
     def __init__(self, make: list, config, vectorization: str = "sync"):
-        options = {"autoreset_mode": vector.AutoresetMode.SAME_STEP, "copy": False}
-        if vectorization == "async":
-            self.vector = vector.AsyncVectorEnv(make, worker=worker, **options)
-        else:
-            self.vector = vector.SyncVectorEnv(make, **options)
+        processes = partial(vector.AsyncVectorEnv, worker=worker)
+        kind = processes if vectorization == "async" else vector.SyncVectorEnv
+        same_step = vector.AutoresetMode.SAME_STEP
+        self.vector = kind(make, autoreset_mode=same_step, copy=False)
         self.decay, self.device = np.array([[config.gamma], [1], [1]]), config.device
 
     def reset(self, *numbers: int) -> int:
@@ -519,6 +517,15 @@ class Environments:
             self.sums[:, ended] = 0
         return rewards, discounted, terminated, truncated, final
 
+    def close(self) -> None:
+        for i, process in enumerate(getattr(self.vector, "processes", [])):
+            process.join(0.05)  # if it is about to end
+            if process.exitcode is not None and (error := sys.exception()):
+                error.add_note(f"environment {i} left, exit status {process.exitcode}")
+            process.kill()
+            self.vector.closed = True  # gymnasium's way is to wait for an answer
+        self.vector.close()
+
 
 @torch.no_grad()
 def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, float]:
@@ -545,18 +552,17 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
 # ── run folder ──────────────────────────────────────────────────────────────────────
 def open_run(config, env_id: str, iteration: int) -> Path:
     """The folder of the run, a new one unless it is resumed, with its config.json."""
-    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"  # no other has this name
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
-    name = re.sub("[/:]", "-", name)  # as in ALE/Pong-v5
-    run = Path(config.resume or f"{config.runs_dir}/{name}")
+    run = Path(config.resume or config.runs_dir + "/" + re.sub("[/:]", "-", name))
     run = run.parent if run.is_file() else run
     try:
         run.mkdir(parents=True, exist_ok=bool(config.resume))
     except OSError as error:
         sys.exit(f"--runs-dir {config.runs_dir}: {error}")
-    packages = "torch", "gymnasium", "mujoco", "numpy"
     content = {"algorithm": ALGORITHM, "env_id": env_id, "config": asdict(config)}
-    content["versions"] = {package: version(package) for package in packages}
+    for package in "torch", "gymnasium", "mujoco", "numpy":
+        content[package] = version(package)
     part = run / "config.json.part"
     part.write_text(json.dumps(content, indent=2))
     part.replace(run / "config.json")
@@ -652,7 +658,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
     longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
     if longest != spec.max_episode_steps:
-        why = "no time limit is registered, or --checkpoint-every resets them"
+        why = "--checkpoint-every" if longest == between else "no limit is registered"
         print(f"episodes are cut after {longest:,} steps: {why}")
     torch.manual_seed(config.seed)
     agent = Agent(size, space, config).to(config.device)
@@ -699,8 +705,9 @@ def train(config: Config) -> Path:
         raise
     finally:
         bar.close()
-        with suppress(EOFError, OSError):  # of a process that has died
-            environments.vector.close(terminate=True)
+        environments.close()
+        if tracker:
+            tracker.finish()
     print(f"done; play it: python {ALGORITHM}.py --evaluate {run} --capture-video")
     return run
 
