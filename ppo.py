@@ -228,13 +228,10 @@ def compute_gae(
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
     advantages, x = list(delta), torch.zeros_like(delta[0])
     for i in reversed(range(len(rewards))):
-        # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        x = delta[i] + decay[i] * x
-        # Alg. 7: A_i ← x
-        advantages[i] = x
+        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7: A_i ← x
     advantages = torch.stack(advantages)
-    # Alg. 7: R_i ← A_i + v_i
-    return advantages, advantages + values
+    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -275,8 +272,7 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
-    # Algs. 5, 6, 8: for all epochs do
-    for _ in range(config.num_epochs):
+    for _ in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
         # Alg. 6: R, A ← computeGAE(v, r, λ, γ)
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
@@ -285,7 +281,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
             if config.normalize_advantages:
-                A = (A - A.mean()) / (A.std(correction=0) + 1e-8)
+                A = A - A.mean()
+                A = A / (A.square().mean().sqrt() + 1e-8)
             distribution = agent.policy(observations)
             log_prob = distribution.log_prob(batch.actions[i])
             # Alg. 6: dθ ← ∇_θ 1/|D| Σ_D min(π/β, clip(π/β, 1 − ε, 1 + ε)) A
@@ -307,7 +304,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             log["grad_norm"].append(grad_norm)
             change = (log_prob - batch.log_prob_old[i]).expm1().abs()
             log["clip_fraction"].append((change > config.epsilon).float().mean())
-    return {name: torch.stack(values).mean().item() for name, values in log.items()}
+    means = torch.stack([torch.stack(values).mean() for values in log.values()])
+    return dict(zip(log, means.tolist(), strict=True))
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
@@ -328,11 +326,9 @@ class Batch(NamedTuple):
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
     steps = []
-    # Algs. 5, 6, 8: for i = 1, …, U do
-    for _ in range(config.unroll_length):
+    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
         observations = environments.observations
-        # Algs. 4–6, 8: a ∼ π_θ
-        actions = agent.policy(observations).sample()
+        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
         # Algs. 4–6, 8: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
         # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
@@ -653,8 +649,7 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    # Algs. 4–6, 8: while t ≤ T do
-    while at.step < total:
+    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)

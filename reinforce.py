@@ -243,7 +243,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             optimizer.step()
             log["policy_loss"].append(actor_loss.detach())
             log["grad_norm"].append(grad_norm)
-    return {name: torch.stack(values).mean().item() for name, values in log.items()}
+    means = torch.stack([torch.stack(values).mean() for values in log.values()])
+    return dict(zip(log, means.tolist(), strict=True))
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
@@ -584,8 +585,7 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    # Algs. 4–6, 8: while t ≤ T do
-    while at.step < total:
+    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)

@@ -239,13 +239,10 @@ def compute_gae(
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
     advantages, x = list(delta), torch.zeros_like(delta[0])
     for i in reversed(range(len(rewards))):
-        # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        x = delta[i] + decay[i] * x
-        # Alg. 7: A_i ← x
-        advantages[i] = x
+        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7: A_i ← x
     advantages = torch.stack(advantages)
-    # Alg. 7: R_i ← A_i + v_i
-    return advantages, advantages + values
+    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -318,8 +315,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     log = defaultdict(list)
     with torch.no_grad():
         old = agent.policy(batch.observations)
-    # Algs. 5, 6, 8: for all epochs do
-    for epoch in range(config.num_epochs):
+    for epoch in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
         # Alg. 5: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
@@ -328,7 +324,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
             if config.normalize_advantages:
-                A = (A - A.mean()) / (A.std(correction=0) + 1e-8)
+                A = A - A.mean()
+                A = A / (A.square().mean().sqrt() + 1e-8)
             if epoch == 0:  # Table 2: the other epochs are the critic's alone
                 data = observations, batch.actions[i], batch.log_prob_old[i], A
                 step = trust_region_step(agent.policy, *data, config)
@@ -344,7 +341,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             log["value_loss"].append(critic_loss.detach())
     with torch.no_grad():
         log["kl"] = [exact_kl(old, agent.policy(batch.observations)).mean()]
-    return {name: torch.stack(values).mean().item() for name, values in log.items()}
+    means = torch.stack([torch.stack(values).mean() for values in log.values()])
+    return dict(zip(log, means.tolist(), strict=True))
 
 
 def trust_region_step(
@@ -417,11 +415,9 @@ class Batch(NamedTuple):
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
     steps = []
-    # Algs. 5, 6, 8: for i = 1, …, U do
-    for _ in range(config.unroll_length):
+    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
         observations = environments.observations
-        # Algs. 4–6, 8: a ∼ π_θ
-        actions = agent.policy(observations).sample()
+        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
         # Algs. 4–6, 8: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
         # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
@@ -742,8 +738,7 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    # Algs. 4–6, 8: while t ≤ T do
-    while at.step < total:
+    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)

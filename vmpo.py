@@ -240,13 +240,10 @@ def compute_gae(
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
     advantages, x = list(delta), torch.zeros_like(delta[0])
     for i in reversed(range(len(rewards))):
-        # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        x = delta[i] + decay[i] * x
-        # Alg. 7: A_i ← x
-        advantages[i] = x
+        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7: A_i ← x
     advantages = torch.stack(advantages)
-    # Alg. 7: R_i ← A_i + v_i
-    return advantages, advantages + values
+    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -316,8 +313,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     log = defaultdict(list)
     old_policy = deepcopy(agent.policy).requires_grad_(False)
     eps_nu = config.eps_nu_mean, config.eps_nu_std
-    # Algs. 5, 6, 8: for all epochs do
-    for _ in range(config.num_epochs):
+    for _ in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
         # Alg. 8: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
@@ -326,11 +322,11 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
             if config.normalize_advantages:
-                A = (A - A.mean()) / (A.std(correction=0) + 1e-8)
+                A = A - A.mean()
+                A = A / (A.square().mean().sqrt() + 1e-8)
             distribution = agent.policy(observations)
             log_prob = distribution.log_prob(batch.actions[i])
-            # Alg. 8: Compute D̃
-            top_half = A.topk((len(A) + 1) // 2).indices
+            top_half = A.topk((len(A) + 1) // 2).indices  # Alg. 8: Compute D̃
             A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
             log_weights = config.importance_weights * log_ratio.detach()
             # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
@@ -359,7 +355,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             log["kl_loss"].append(penalty.detach())
             log["temperature_loss"].append(eta_loss.detach())
     log |= measure_constraints(agent, old_policy(batch.observations), batch)
-    return {name: torch.stack(values).mean().item() for name, values in log.items()}
+    means = torch.stack([torch.stack(values).mean() for values in log.values()])
+    return dict(zip(log, means.tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -390,11 +387,9 @@ class Batch(NamedTuple):
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
     steps = []
-    # Algs. 5, 6, 8: for i = 1, …, U do
-    for _ in range(config.unroll_length):
+    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
         observations = environments.observations
-        # Algs. 4–6, 8: a ∼ π_θ
-        actions = agent.policy(observations).sample()
+        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
         # Algs. 4–6, 8: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
         # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
@@ -715,8 +710,7 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    # Algs. 4–6, 8: while t ≤ T do
-    while at.step < total:
+    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             save(run / "checkpoint.pt", config, at, agent, optimizer)
