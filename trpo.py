@@ -372,8 +372,8 @@ def trust_region_step(
         "policy_loss": -gain.detach(),
         "grad_norm": g.norm(),
         "cg_residual": (g - product).norm(),
-        "line_search_steps": torch.tensor(float(steps)),
-        "step_accepted": torch.tensor(float(accepted)),
+        "line_search_steps": g.new_tensor(steps),
+        "step_accepted": g.new_tensor(accepted),
     }
 
 

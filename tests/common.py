@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 NAMES = ("reinforce", "a2c", "trpo", "ppo", "vmpo")
 SCRIPTS = {name: importlib.import_module(name) for name in NAMES}
 CRITICS = [SCRIPTS[name] for name in NAMES if name != "reinforce"]
+
+
+def make_environments(script, config):
+    """Those that `train` would make."""
+    make = [partial(script.make_environment, config)] * config.num_envs
+    return script.Environments(make, config, config.vectorization)
 
 
 def command(algorithm: str, *flags, runs: Path) -> list[str]:

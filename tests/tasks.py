@@ -65,6 +65,38 @@ class Counting(Task):
         return self.observe(), reward, terminated, truncated, {}
 
 
+class Reused(Task):
+    """Counts to 5 in one array that it fills in place, as many simulators do."""
+
+    observation_space = Box(-9.0, 9.0, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.array = np.zeros(1, np.float32)
+
+    def observe(self):
+        self.array[:] = self.t
+        return self.array
+
+    def step(self, action):
+        observation, *_ = super().step(action)
+        return observation, 1.0, False, self.t == 5, {}
+
+
+class Hundred(Task):
+    """Episodes of 100 steps; notes the seeds that it was reset with."""
+
+    seeds = []  # noqa: RUF012
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.seeds.append(seed)
+        return super().reset(seed=seed)
+
+    def act(self, action):
+        return 1.0, self.t == 100
+
+
 class Identity(Task):
     """Do what is shown: one step, and the reward is the squared error, negative."""
 

@@ -1,11 +1,12 @@
 """Every formula against brute force, a closed form, or numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from common import CRITICS, NAMES, SCRIPTS
+from common import CRITICS, NAMES, SCRIPTS, make_environments
 from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Independent, Normal
 from torch.distributions.kl import kl_divergence
@@ -110,6 +111,38 @@ def test_returns_are_discounted_sums_to_the_end_of_the_episode(seed):
                 break
     returns = reinforce.compute_returns(rewards, terminated, truncated, gamma)
     torch.testing.assert_close(returns, expected)
+
+
+def test_returns_of_whole_numbers_are_not_truncated():
+    rewards, ended = torch.ones(3, 1, dtype=torch.int64), torch.zeros(3, 1).bool()
+    returns = reinforce.compute_returns(rewards, ended, ended, 0.5)
+    assert returns.flatten().tolist() == [1.75, 1.5, 1.0]
+
+
+LOSSES = [(s, "policy_loss", 2) for s in (reinforce, a2c)]
+LOSSES += [(ppo, "policy_loss", 3), (trpo, "surrogate", 3), (vmpo, "policy_loss", 2)]
+LOSSES += [(script, "value_loss", 2) for script in CRITICS]
+LOSSES += [(script, "approximate_kl", 2) for script in SCRIPTS.values()]
+REST = {ppo.policy_loss: [0.2], vmpo.policy_loss: [torch.tensor(1.0)]}
+
+
+@pytest.mark.parametrize(("script", "name", "count"), LOSSES)
+def test_losses_refuse_a_column_beside_a_row(script, name, count):
+    """[B, 1] against [B] would broadcast to [B, B], and train on nonsense."""
+    loss, rest = getattr(script, name), REST.get(getattr(script, name), [])
+    loss(*torch.rand(count, 4), *rest)
+    for odd in range(count):
+        tensors = [*torch.rand(count, 4)]
+        tensors[odd] = tensors[odd][:, None]
+        with pytest.raises(AssertionError):
+            loss(*tensors, *rest)
+
+
+def test_gae_refuses_shapes_that_broadcast():
+    batch = random_batch(0)
+    batch["values"] = batch["values"][:, :1]
+    with pytest.raises(AssertionError):
+        ppo.compute_gae(**batch, gamma=0.9, gae_lambda=0.9)
 
 
 # ── losses of REINFORCE, A2C and PPO ────────────────────────────────────────────────
@@ -310,15 +343,48 @@ def test_conjugate_gradient_solves_the_system(size):
     assert trpo.conjugate_gradient(lambda v: matrix @ v, 0 * b, 10).eq(0).all()
 
 
+def test_conjugate_gradient_does_not_care_for_the_scale():
+    """Tiny unnormalised rewards make a tiny b, whose solution is as far as any."""
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    b = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    for scale in (1e-12, 1.0, 1e12):
+        x = trpo.conjugate_gradient(lambda v: matrix @ v, scale * b, 10)
+        torch.testing.assert_close(x / scale, torch.linalg.solve(matrix, b))
+
+
+@pytest.mark.parametrize("script", [trpo, vmpo], ids=lambda script: script.ALGORITHM)
+def test_exact_kl_stays_finite_where_a_probability_underflows(script):
+    """By hand: Σ p (ln p − ln q) for p = (½, ½), q = (1, e⁻²⁰⁰): 100 − ln 2."""
+    old = Categorical(logits=torch.zeros(1, 2))
+    logits = torch.tensor([[0.0, -200.0]], requires_grad=True)
+    kl = script.exact_kl(old, Categorical(logits=logits))
+    assert kl_divergence(old, Categorical(logits=logits)).isinf()  # torch's
+    assert kl.item() == pytest.approx(100 - math.log(2))
+    (gradient,) = torch.autograd.grad(kl.sum(), logits)
+    assert gradient.tolist() == [[pytest.approx(0.5), pytest.approx(-0.5)]]
+    torch.manual_seed(0)
+    for pair in (
+        [Categorical(logits=x) for x in torch.randn(2, 5, 4)],
+        [gaussian(x, x.exp()) for x in torch.randn(2, 5, 3)],
+    ):
+        torch.testing.assert_close(script.exact_kl(*pair), kl_divergence(*pair))
+
+
 def make(script, space, observation_size=3, **changes):
     """A small agent with statistics that are not those of the start."""
     torch.manual_seed(0)
     changes = {"policy_layers": (8, 8), "value_layers": (8,)} | changes
     names = set(script.Config.__dataclass_fields__)
     config = script.Config(**{k: v for k, v in changes.items() if k in names})
-    agent, optimizer = script.make_agent(config, observation_size, space)
+    agent = script.Agent(observation_size, space, config)
     agent.statistics.absorb(2 * torch.randn(100, observation_size) + 1)
-    return agent, optimizer, config
+    return agent, config
+
+
+def in_float64(policy):
+    """For derivatives that are compared closely; inputs are taken as they are."""
+    policy.statistics.scale = lambda observations: observations
+    return policy.double()
 
 
 SPACES = {"Box": Box(-2.0, 0.5, (2,)), "Discrete": Discrete(4)}
@@ -327,8 +393,11 @@ SPACES = {"Box": Box(-2.0, 0.5, (2,)), "Discrete": Discrete(4)}
 @pytest.mark.parametrize("space", SPACES)
 def test_fisher_vector_product_is_that_of_the_explicit_fisher_matrix(space):
     """F = mean over states of E_a[∇ln π ∇ln πᵀ], by quadrature for the Gaussian."""
-    agent, _, _ = make(trpo, SPACES[space], policy_layers=(4,))
-    policy, observations = agent.policy.double(), torch.randn(5, 3, dtype=torch.float64)
+    agent, _ = make(trpo, SPACES[space], policy_layers=(4,))
+    policy, observations = (
+        in_float64(agent.policy),
+        torch.randn(5, 3, dtype=torch.float64),
+    )
     parameters = list(policy.parameters())
     size = sum(p.numel() for p in parameters)
     fisher = torch.zeros(size, size, dtype=torch.float64)
@@ -372,9 +441,7 @@ def test_trpo_step_improves_within_the_trust_region_or_changes_nothing(space, fr
     """δ = 1 is so large that the quadratic model fails and some steps are refused."""
     outcomes = set()
     for delta in (0.01, 1.0):
-        agent, _, config = make(
-            trpo, SPACES[space], delta=delta, fisher_fraction=fraction
-        )
+        agent, config = make(trpo, SPACES[space], delta=delta, fisher_fraction=fraction)
         for seed in range(8):
             torch.manual_seed(seed)
             observations, actions, log_prob_old, A = trpo_data(agent)
@@ -397,7 +464,7 @@ def test_trpo_step_improves_within_the_trust_region_or_changes_nothing(space, fr
 
 @pytest.mark.parametrize("reason", ["no gain", "not finite"])
 def test_trpo_restores_the_old_parameters_bit_for_bit(reason):
-    agent, _, config = make(trpo, SPACES["Box"])
+    agent, config = make(trpo, SPACES["Box"])
     observations, actions, log_prob_old, A = trpo_data(agent)
     A = torch.zeros_like(A) if reason == "no gain" else A * math.nan
     before = [p.detach().clone() for p in agent.policy.parameters()]
@@ -412,7 +479,7 @@ def test_trpo_restores_the_old_parameters_bit_for_bit(reason):
 
 def test_trpo_line_search_shortens_the_step_until_kl_is_small_enough():
     """KL grows with the square of the step: 10 times δ needs m with 0.8²ᵐ ≤ 1/10."""
-    agent, _, config = make(trpo, SPACES["Box"])
+    agent, config = make(trpo, SPACES["Box"])
     observations, actions, log_prob_old, A = trpo_data(agent, 512)
     A = A * 0
     g = torch.autograd.grad(
@@ -427,7 +494,7 @@ def test_trpo_line_search_shortens_the_step_until_kl_is_small_enough():
         A = (agent.policy(observations).log_prob(actions) - log_prob_old).sign()
         kl = kl_divergence(old, agent.policy(observations)).mean().item()
         trpo.vector_to_parameters(theta, agent.policy.parameters())
-    config = trpo.replace(config, delta=kl / 10)
+    config = replace(config, delta=kl / 10)
     m, accepted = trpo.line_search(
         agent.policy, step, observations, actions, log_prob_old, A, config
     )
@@ -444,7 +511,7 @@ def test_trpo_line_search_shortens_the_step_until_kl_is_small_enough():
 @pytest.mark.parametrize("std", [0.05, 0.7, 2.0])
 def test_entropy_of_the_squashed_gaussian_against_numerical_integration(mean, std):
     """H(tanh x) = −∫ p ln p over (−1, 1), integrated in x."""
-    agent, _, _ = make(ppo, Box(-1.0, 1.0, (1,)))
+    agent, _ = make(ppo, Box(-1.0, 1.0, (1,)))
     mean, std = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
     x = torch.linspace(-12, 12, 40_001, dtype=torch.float64) * std + mean
     log_density = Normal(mean, std).log_prob(x) - 2 * (
@@ -463,7 +530,7 @@ def test_entropy_of_the_squashed_gaussian_against_numerical_integration(mean, st
 
 
 def test_entropy_bonus_reaches_the_parameters_through_the_sample():
-    agent, _, _ = make(ppo, Box(-1.0, 1.0, (1,)))
+    agent, _ = make(ppo, Box(-1.0, 1.0, (1,)))
     mean = torch.full((50_000, 1), 2.0, requires_grad=True)
     torch.manual_seed(0)
     agent.policy.entropy(gaussian(mean, torch.ones_like(mean))).mean().backward()
@@ -477,7 +544,7 @@ def test_actions_stay_within_the_bounds(name, squash):
     low = np.array([-0.4, -2.0, 1e-3, -1e6], dtype=np.float32)
     high = np.array([0.4, 0.5, 1.1e-3, 3.0], dtype=np.float32)
     space = Box(low, high)
-    agent, _, _ = make(SCRIPTS[name], space, squash_actions=squash)
+    agent, _ = make(SCRIPTS[name], space, squash_actions=squash)
     torch.manual_seed(0)
     raw = torch.cat([torch.randn(5000, 4) * 3, torch.full((1, 4), 1e9)])
     raw = torch.cat([raw, -raw[-1:], torch.zeros(1, 4)])
@@ -490,13 +557,13 @@ def test_actions_stay_within_the_bounds(name, squash):
 
 
 def test_discrete_actions_start_where_the_space_does():
-    agent, _, _ = make(ppo, Discrete(3, start=-1))
+    agent, _ = make(ppo, Discrete(3, start=-1))
     actions = agent.policy.to_environment(torch.tensor([0, 1, 2]))
     assert actions.tolist() == [-1, 0, 1]
 
 
 def test_gaussian_is_state_dependent_softplus_and_bounded_below():
-    agent, _, _ = make(ppo, SPACES["Box"])
+    agent, _ = make(ppo, SPACES["Box"])
     observations = torch.randn(6, 3)
     distribution = agent.policy(observations)
     standardised = agent.statistics.scale(observations)
@@ -526,7 +593,7 @@ def test_networks_are_the_papers():
 
 @pytest.mark.parametrize("script", CRITICS, ids=lambda script: script.ALGORITHM)
 def test_bfloat16_changes_the_hidden_layers_only(script):
-    agent, _, _ = make(script, SPACES["Box"], value_layers=(64, 64))
+    agent, _ = make(script, SPACES["Box"], value_layers=(64, 64))
     observations = torch.randn(200, 3)
     full = agent.value(observations)
     agent.value.bfloat16 = True
@@ -564,7 +631,37 @@ def test_scaled_samples_are_clipped_and_left_alone_when_switched_off():
     wide = torch.tensor([[-1e6], [1e6]])
     assert statistics.scale(wide).flatten().tolist() == [-10, 10]
     statistics.enabled = False
-    assert statistics.scale(wide) is wide
+    assert torch.equal(statistics.scale(wide), wide)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1.0, 1e21])
+def test_scaling_does_not_depend_on_the_unit(unit, center):
+    samples = torch.randn(1000, 2, dtype=torch.float64, generator=torch.manual_seed(0))
+    expected = samples / samples.std(0, correction=0)
+    expected = expected - expected.mean(0) if center else expected
+    statistics = ppo.RunningStatistics(2, enabled=True)
+    statistics.absorb(unit * samples)
+    scaled = statistics.scale(unit * samples, center)
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_offset_like_a_time_stamp_leaves_the_rest_to_be_seen():
+    samples = torch.randn(1000, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    statistics = ppo.RunningStatistics(1, enabled=True)
+    statistics.absorb(samples + 1.7e9)
+    expected = (samples - samples.mean()) / samples.std(correction=0)
+    scaled = statistics.scale(samples + 1.7e9)
+    torch.testing.assert_close(scaled, expected.float(), rtol=0.02, atol=1e-3)
+
+
+def test_the_rounding_errors_of_a_constant_stay_small():
+    noise = torch.randn(1000, 1, dtype=torch.float64, generator=torch.manual_seed(0))
+    samples = 8.907 + 2e-15 * noise
+    statistics = ppo.RunningStatistics(1, enabled=True)
+    statistics.absorb(samples)
+    assert statistics.scale(samples).abs().max() < 0.01
 
 
 def test_a_constant_component_is_harmless():
@@ -583,9 +680,8 @@ def collect(script, env_id="Pendulum-v1", **changes):
     """A real rollout of the script, and all that an update on it needs."""
     shape = {"num_envs": 1 if script is reinforce else 2, "unroll_length": 200}
     config = script.Config(env_id=env_id, **shape | changes)
-    environments = script.Environments(config)
-    space = environments.observation_size, environments.action_space
-    agent, optimizer = script.make_agent(config, *space)
+    environments = make_environments(script, config)
+    agent, optimizer, *_ = script.make_agent(config)
     environments.reset(0, 0)
     batch = script.rollout(agent, environments, config)
     agent.statistics.absorb(batch.observations)
@@ -618,24 +714,26 @@ def test_the_update_moves_each_network_and_never_the_statistics(name):
 
 
 @pytest.mark.parametrize("script", CRITICS, ids=lambda script: script.ALGORITHM)
-def test_each_networks_gradient_is_clipped_on_its_own(script):
+def test_each_networks_gradient_is_clipped_on_its_own(script, monkeypatch):
     """A critic's gradient of 10⁶ must not shrink the policy's below the limit."""
-    agent, optimizer, _ = make(script, SPACES["Box"])
-    observations = torch.randn(32, 3)
-    actor = 1e3 * agent.policy(observations).mean.sum()
-    critic = 1e6 * agent.value(observations).sum()
-    norm = script.gradient_step(agent, optimizer, actor + critic, 0.5)
-    for network in (agent.policy, agent.value):
+    one_step = {"num_epochs": 1, "num_minibatches": 1}
+    agent, optimizer, batch, config = collect(script, **one_step)
+    names = ["value_loss"] if script is trpo else ["value_loss", "policy_loss"]
+    for name, factor in zip(names, (1e6, 1e3), strict=False):
+        loss = getattr(script, name)
+        scaled = lambda *x, loss=loss, factor=factor: factor * loss(*x)  # noqa: E731
+        monkeypatch.setattr(script, name, scaled)
+    script.update(agent, optimizer, batch, config)
+    for network in [agent.value] if script is trpo else [agent.value, agent.policy]:
         gradients = [p.grad.norm() for p in network.parameters()]
         assert torch.stack(gradients).norm().item() == pytest.approx(0.5, rel=1e-4)
-    assert norm > 100
 
 
 def test_vmpo_projects_its_multipliers_and_does_not_clip_them():
     start = {"eta_init": 1e-3, "nu_mean_init": 1e-3, "nu_std_init": 1e-3}
     one_step = {"num_epochs": 1, "num_minibatches": 1}
     agent, optimizer, batch, config = collect(vmpo, **start, **one_step)
-    config = vmpo.replace(config, eps_eta=1e3, eps_nu_mean=1e3, eps_nu_std=1e3)
+    config = replace(config, eps_eta=1e3, eps_nu_mean=1e3, eps_nu_std=1e3)
     for group in optimizer.param_groups:
         group["lr"] = 1.0  # with targets never reached, one step would pass zero
     vmpo.update(agent, optimizer, batch, config)
@@ -726,3 +824,9 @@ def test_several_epochs_go_further_than_one(name):
         after = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
         moved[epochs] = (after - before).norm().item()
     assert moved[5] > 1.5 * moved[1]
+
+
+def test_vmpo_takes_whole_numbers_for_its_multipliers():
+    agent, _ = make(vmpo, SPACES["Box"], eta_init=1, nu_mean_init=2, nu_std_init=3)
+    assert agent.eta.item() == 1.0
+    assert agent.nu.tolist() == [2.0, 3.0]

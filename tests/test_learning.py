@@ -10,7 +10,7 @@ from common import SCRIPTS, rows
 torch.set_num_threads(1)
 
 NETWORKS = {"policy_layers": (32, 32), "value_layers": (64, 64)}
-RARELY = {"eval_every": 1000, "checkpoint_every": 1000, "eval_episodes": 20}
+RARELY = {"eval_every": 10**6, "checkpoint_every": 10**6, "eval_episodes": 20}
 LARGE = {"num_envs": 4, "unroll_length": 256, "num_minibatches": 4}
 SMALL = {"num_envs": 8, "unroll_length": 64, "learning_rate": 1e-3}
 EPISODES = {"baseline": True, "learning_rate": 3e-3}
