@@ -51,6 +51,7 @@ from tqdm import tqdm
 ALGORITHM = "vmpo"
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
+ZERO = "seed", "eval_episodes"  # the counts that may be
 FRACTIONS = "learning_rate_decay", "gamma", "gae_lambda"
 
 
@@ -100,11 +101,11 @@ class Config:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            high = 1 if name in FRACTIONS else 1e15
+            counts = type(getattr(Config, name)) in (int, tuple) and name not in ZERO
+            low, high = int(counts), 1 if name in FRACTIONS else 1e15
             for x in value if isinstance(value, tuple) else [value]:
-                low = type(x) is int and name not in ("seed", "eval_episodes")
                 if type(x) in (int, float) and not low <= x <= high:
-                    raise ValueError(f"{name}: {x} is not from {low:d} to {high:g}")
+                    raise ValueError(f"{name}: {x} is not from {low} to {high:g}")
         batch = self.num_envs * self.unroll_length
         if batch % self.num_minibatches:
             raise ValueError(f"num_minibatches must divide the {batch} steps")
@@ -745,8 +746,12 @@ def parse(arguments: list[str] | None = None) -> Config:
     if path := config.resume or config.evaluate:
         saved = load(path)["config"] | {"resume": None, "evaluate": None}
         config = read(default=Config(**saved))
-    if config.capture_video and sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo would look for a display
+    if config.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: PyTorch finds no GPU here")
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}:
+        if config.render:  # MuJoCo would end the process
+            sys.exit("--render: there is no display here; use --capture-video")
+        os.environ.setdefault("MUJOCO_GL", "egl")
     return config
 
 

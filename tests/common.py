@@ -71,8 +71,11 @@ def fork(algorithm: str, *flags, runs: Path, **variables) -> int:
         os.dup2(sys.stderr.fileno(), 2)
         SCRIPTS[algorithm].main()
         code = 0
-    except SystemExit as stop:
+    except SystemExit as stop:  # as Python would end here
         code = stop.code or 0
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
     finally:
