@@ -539,6 +539,8 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
         environments.step(policy.to_environment(modes))
         for i, *score in environments.finished:
             first.setdefault(i, score)  # what an environment plays later does not count
+    with suppress(Exception):  # the end of training shows what is wrong with close()
+        environments.close()
     returns, lengths = np.array([first[i] for i in range(len(make))]).T
     score = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
     score |= {"eval/length_mean": lengths.mean()}

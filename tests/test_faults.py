@@ -1,7 +1,5 @@
 """Kills, damage, mistakes: what a run survives, and how it says what it does not."""
 
-import hashlib
-import io
 import json
 import os
 import pickle
@@ -10,13 +8,17 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import zipfile
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from common import (
     NAMES,
+    ROOT,
     SCRIPTS,
     command,
     environment,
@@ -57,7 +59,12 @@ def start(algorithm: str, *flags, runs: Path, **variables) -> subprocess.Popen:
 
 
 def state_of(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    """Its last checkpoint, but for the clock."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del state["at"]["seconds"]
+    for name in ("resume", "runs_dir"):
+        del state["config"][name]
+    return state
 
 
 def assert_same(a, b, where="") -> None:
@@ -117,28 +124,51 @@ def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: i
             return folder, resumed_from
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        resumed_from.append(state_of(folder)["iteration"])
+        resumed_from.append(state_of(folder)["at"]["iteration"])
         pid = fork(algorithm, "--resume", folder, runs=runs)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == 0, (runs / ".stderr").read_text()
     return folder, resumed_from
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("algorithm", NAMES)
-def test_a_killed_run_ends_with_the_same_bits(algorithm, tmp_path):
-    """Rollout, update, evaluation and the writing of checkpoints are all hit."""
+def test_a_killed_run_ends_with_the_same_bits(algorithm, vectorization, tmp_path):
+    """Rollout, update, evaluation and the writing of checkpoints are all hit.
+
+    Pendulum's episodes have 200 steps: checkpoints come sooner, and later.
+    """
     steps = 400 if algorithm == "reinforce" else 256
+    every = 3 * steps if vectorization == "sync" else 250
     flags = [*PENDULUM, *small(algorithm, steps), "--total-timesteps", 40 * steps]
-    flags += ["--checkpoint-every", 3, "--eval-every", 4, "--num-epochs", 2]
+    flags += ["--checkpoint-every", every, "--eval-every", 4 * steps]
+    flags += ["--num-epochs", 2, "--vectorization", vectorization]
     whole = run(algorithm, *flags, runs=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     folder, came_from = kill_and_resume(
-        algorithm, flags, tmp_path / "killed", 5, seed=1
+        algorithm, flags, tmp_path / "killed", 4, seed=1
     )
-    assert len(came_from) == 5
-    assert sum(iteration > 0 for iteration in came_from) >= 3  # not from the start only
+    assert len(came_from) == 4
+    assert sum(iteration > 0 for iteration in came_from) >= 2  # not from the start only
     assert_same_run(only_run(tmp_path / "whole"), folder)
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_global_generators_are_seeded_too(vectorization, tmp_path):
+    """Some environments draw from `random` and `np.random`."""
+    flags = ["--env-id", "faulty:GlobalRandom-v0", *small("ppo", 256)]
+    flags += ["--vectorization", vectorization, "--total-timesteps", 256 * 24]
+    flags += ["--checkpoint-every", 512, "--eval-every", 1024]
+    for name in ("one", "two"):
+        assert run("ppo", *flags, runs=tmp_path / name).returncode == 0
+    one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
+    assert_same_run(one, two)
+    assert run("ppo", *flags, "--seed", 1, runs=tmp_path / "other").returncode == 0
+    other = only_run(tmp_path / "other")
+    assert rows_without_times(other) != rows_without_times(one)
+    folder, _ = kill_and_resume("ppo", flags, tmp_path / "killed", 2, seed=2)
+    assert_same_run(one, folder)
 
 
 # ── determinism ─────────────────────────────────────────────────────────────────────
@@ -151,7 +181,7 @@ def test_only_what_should_changes_the_bits(tmp_path):
         "one": [],
         "same": [],
         "async": ["--vectorization", "async"],
-        "rarely evaluated": ["--eval-every", 100, "--eval-episodes", 1],
+        "rarely evaluated": ["--eval-every", 10_000, "--eval-episodes", 1],
         "filmed and tracked": ["--capture-video", "--track"],
         "other seed": ["--seed", 1],
     }
@@ -162,11 +192,12 @@ def test_only_what_should_changes_the_bits(tmp_path):
         assert result.returncode == 0, result.stderr
         folders[name] = only_run(tmp_path / name)
     untimed = {name: rows_without_times(folder) for name, folder in folders.items()}
+    learned = {name: state_of(folder)["agent"] for name, folder in folders.items()}
     for name in ("same", "async", "filmed and tracked"):
         assert untimed[name] == untimed["one"], name
-        assert_same(state_of(folders[name]), state_of(folders["one"]))
+        assert_same(learned[name], learned["one"])
     rarely = "rarely evaluated"
-    assert_same(state_of(folders[rarely]), state_of(folders["one"]))
+    assert_same(learned[rarely], learned["one"])
     for a, b in zip(untimed[rarely], untimed["one"], strict=True):
         assert all(a[k] == b[k] for k in a if not k.startswith("eval/"))
     assert untimed["other seed"] != untimed["one"]
@@ -188,15 +219,26 @@ def test_files_are_whole_at_any_instant(tmp_path):
     process = start("ppo", *flags, "--total-timesteps", 16 * 80, runs=tmp_path)
     folder, reads = started(tmp_path, process, rows=1), 0
     while process.poll() is None:
-        content = (folder / "checkpoint.pt").read_bytes()
-        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        assert zipfile.ZipFile(folder / "checkpoint.pt").testzip() is None
         lines = (folder / "progress.csv").read_text()
-        assert lines.endswith("\n")
+        assert lines.startswith("iteration,step,")
+        assert lines.count("iteration") == 1
         assert len({line.count(",") for line in lines.splitlines()}) == 1
         json.loads((folder / "config.json").read_text())
         reads += 1
     assert process.returncode == 0, process.communicate()
     assert reads > 20
+
+
+def test_resuming_cuts_the_table_to_the_checkpoint(tmp_path):
+    flags = [*PENDULUM, *small("ppo"), "--total-timesteps", 320]
+    folder = a_run("ppo", tmp_path, *flags)
+    whole = (folder / "progress.csv").read_bytes()
+    with open(folder / "progress.csv", "ab") as file:
+        file.write(b"9,99,torn")
+    result = run("ppo", "--resume", folder, runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "progress.csv").read_bytes() == whole
 
 
 def limit_file_size() -> None:
@@ -206,40 +248,24 @@ def limit_file_size() -> None:
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    flags = [*PENDULUM, *small("ppo", 16), "--checkpoint-every", 2]
-    folder = a_run("ppo", tmp_path, *flags, "--total-timesteps", 16 * 11)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    # as if it had been stopped there on the way to 40 iterations, of 41 batches
-    state = json.loads((folder / "config.json").read_text())
-    state["config"]["total_timesteps"] = 16 * 41
-    (folder / "config.json").write_text(json.dumps(state))
+    flags = [*PENDULUM, *small("ppo", 16), "--checkpoint-every", 32]
+    folder = a_run("ppo", tmp_path, *flags, "--total-timesteps", 16 * 5)
+    before = (folder / "checkpoint.pt").read_bytes()
+    extended = ["--resume", folder, "--total-timesteps", 16 * 40]
     result = subprocess.run(
-        command("ppo", "--resume", folder, runs=tmp_path),
+        command("ppo", *extended, runs=tmp_path),
         env=environment(),
         capture_output=True,
         text=True,
         preexec_fn=limit_file_size,
     )
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert "cannot be written: File too large" in line
+    assert "File too large" in result.stderr
     assert "--resume" in result.stdout
-    assert (folder / "checkpoint.pt").read_bytes() == before["checkpoint.pt"]
-    assert (folder / "progress.csv").read_text().endswith("\n")
-    assert not list(folder.glob("*.part"))
-    again = run("ppo", "--resume", folder, runs=tmp_path)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    again = run("ppo", *extended, runs=tmp_path)
     assert again.returncode == 0, again.stderr
-
-
-def test_a_full_disk_at_the_start_leaves_nothing(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    config = SCRIPTS["ppo"].Config("Pendulum-v1", runs_dir=str(tmp_path))
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SCRIPTS["ppo"].UsageError, match="No space left"):
-        SCRIPTS["ppo"].train(config)
-    assert list(tmp_path.iterdir()) == []
+    assert len(rows_without_times(folder)) == 40 - 1  # the first has two batches
 
 
 def test_evaluation_repeats_the_last_row_in_any_script(tmp_path):
@@ -262,54 +288,36 @@ def finished(tmp_path_factory):
     return {name: a_run(name, base / name) for name in NAMES}
 
 
-def load(algorithm: str, folder: Path, **changes):
-    script = SCRIPTS[algorithm]
-    config = script.replace(script.load_config(folder), **changes)
-    agent, optimizer = script.make_agent(config, 3, script.Box(-2.0, 2.0, (1,)))
-    return script.load_checkpoint(folder, config, agent, optimizer)
-
-
-def with_checksum(content: bytes) -> bytes:
-    return content + hashlib.sha256(content).digest()
+def refusal(algorithm: str, path: Path) -> str:
+    """What the script says of a file that it does not take."""
+    with pytest.raises(SystemExit) as stop:
+        SCRIPTS[algorithm].load(path)
+    return stop.value.code
 
 
 def test_damaged_checkpoints_are_refused(finished, tmp_path):
-    """Cut at every KiB, and 500 flipped bits: nothing gets past the checksum."""
+    """Cut at every KiB, and 500 flipped bits: refused, or else they change nothing.
+
+    `torch.load` alone takes nearly all of them, with other values.
+    """
     folder = Path(shutil.copytree(finished["ppo"], tmp_path / "run"))
     file = folder / "checkpoint.pt"
-    whole = file.read_bytes()
-    assert load("ppo", folder)[0] == 3
-    generator, damaged = (
-        random.Random(0),
-        [whole[:n] for n in range(0, len(whole), 1024)],
-    )
+    whole, generator = file.read_bytes(), random.Random(0)
+    good = SCRIPTS["ppo"].load(folder)
+    for n in range(0, len(whole), 1024):
+        file.write_bytes(whole[:n])
+        assert "cannot be read" in refusal("ppo", folder)
+    refused = 0
     for _ in range(500):
         content = bytearray(whole)
         content[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
-        damaged.append(bytes(content))
-    for content in damaged:
-        file.write_bytes(content)
-        with pytest.raises(SCRIPTS["ppo"].UsageError, match="damaged"):
-            load("ppo", folder)
-    file.write_bytes(whole)
-    assert load("ppo", folder)[0] == 3
-
-
-def test_damage_under_a_valid_checksum_is_refused_or_harmless(finished, tmp_path):
-    """Even who forges the checksum gets a clear error, or a checkpoint that loads."""
-    folder = Path(shutil.copytree(finished["ppo"], tmp_path / "run"))
-    file = folder / "checkpoint.pt"
-    whole, generator = file.read_bytes()[:-32], random.Random(0)
-    refused = 0
-    for _ in range(200):
-        content = bytearray(whole)
-        content[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
-        file.write_bytes(with_checksum(bytes(content)))
+        file.write_bytes(bytes(content))
         try:
-            load("ppo", folder)
-        except SCRIPTS["ppo"].UsageError:
+            assert_same(SCRIPTS["ppo"].load(folder), good)  # a bit of the padding
+        except SystemExit as stop:
+            assert any(word in stop.code for word in ("damaged", "cannot be read"))  # noqa: PT017
             refused += 1
-    assert refused > 5
+    assert refused > 300
 
 
 class Creates:
@@ -325,38 +333,22 @@ class Creates:
 def test_a_checkpoint_runs_no_code(finished, tmp_path):
     folder = Path(shutil.copytree(finished["ppo"], tmp_path / "run"))
     trap = tmp_path / "trap"
-    buffer = io.BytesIO()
-    torch.save(state_of(folder) | {"agent": Creates(trap)}, buffer)
-    for content in (buffer.getvalue(), pickle.dumps(Creates(trap))):
-        (folder / "checkpoint.pt").write_bytes(with_checksum(content))
+    torch.save(state_of(folder) | {"agent": Creates(trap)}, tmp_path / "zip")
+    for content in ((tmp_path / "zip").read_bytes(), pickle.dumps(Creates(trap))):
+        (folder / "checkpoint.pt").write_bytes(content)
         for flag in ("--resume", "--evaluate"):
             result = run("ppo", flag, folder, runs=tmp_path)
-            assert result.returncode == 2
-            (line,) = result.stderr.splitlines()
-            assert "checkpoint.pt" in line
+            assert result.returncode == 1
+            assert "checkpoint.pt cannot be read" in result.stderr
             assert not trap.exists()
     pickle.loads(pickle.dumps(Creates(trap))).close()
     assert trap.exists()  # the trap does work
 
 
-def test_checkpoints_of_other_runs_are_refused(finished, tmp_path):
-    error = SCRIPTS["ppo"].UsageError
-    folder = Path(shutil.copytree(finished["ppo"], tmp_path / "run"))
-    for other in ("a2c", "trpo", "vmpo", "reinforce"):
-        shutil.copy(finished[other] / "checkpoint.pt", folder)
-        with pytest.raises(error, match=f"is of {other} on Pendulum-v1"):
-            load("ppo", folder)
-        with pytest.raises(error, match=rf"use {other}\.py"):
-            SCRIPTS["ppo"].load_config(finished[other])
-    flags = ["--env-id", "CartPole-v1", *small("ppo"), "--total-timesteps", 60]
-    cartpole = a_run("ppo", tmp_path / "cartpole", *flags)
-    shutil.copy(cartpole / "checkpoint.pt", folder)
-    with pytest.raises(error, match="is of ppo on CartPole-v1"):
-        load("ppo", folder)
-    shutil.copy(finished["ppo"] / "checkpoint.pt", folder)
-    with pytest.raises(error, match="does not fit"):
-        load("ppo", folder, policy_layers=(17,))
-    assert load("ppo", folder)[0] == 3
+def test_checkpoints_of_other_algorithms_are_refused(finished):
+    for one in NAMES:
+        for other in {*NAMES} - {one}:
+            assert refusal(one, finished[other]).endswith(f"is of {other}.py")
 
 
 # ── signals ─────────────────────────────────────────────────────────────────────────
@@ -385,9 +377,21 @@ def test_signals_end_the_run_within_5_seconds(number, vectorization, tmp_path):
     assert time.monotonic() - before < 5
     assert process.returncode == 130
     assert err == ""
-    assert f"--resume {folder}" in out
+    assert "KeyboardInterrupt in iteration" in out
+    assert f"to go on from step 0: python ppo.py --resume {folder}" in out
     assert not alive(process.pid)
     assert (folder / "checkpoint.pt").exists()
+
+
+def test_a_stop_names_the_step_of_the_checkpoint(tmp_path):
+    flags = [*PENDULUM, *small("ppo"), "--checkpoint-every", 320]
+    process = start("ppo", *flags, runs=tmp_path)
+    folder = started(tmp_path, process, rows=8)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    saved = state_of(folder)["at"]["step"]
+    assert saved >= 320
+    assert f"from step {saved:,}: " in out
 
 
 # ── bad environments ────────────────────────────────────────────────────────────────
@@ -400,61 +404,177 @@ def test_signals_end_the_run_within_5_seconds(number, vectorization, tmp_path):
         ("NaNObservation", "observation of environment 1 is not finite"),
         ("InfiniteReward", "reward of environment 1 is not finite"),
         ("NaNFinalObservation", "final_observation of environment 1 is not finite"),
-        ("Raises", "environment 1 failed: ZeroDivisionError"),
+        ("Raises", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_failing_environment_stops_the_run(env_id, message, vectorization, tmp_path):
     flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--checkpoint-every", 1]
-    flags += ["--vectorization", vectorization, "--eval-every", 100]
+    flags += ["--vectorization", vectorization, "--eval-episodes", 0]
     process = start("ppo", *flags, runs=tmp_path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
-    (line,) = err.splitlines()
-    assert message in line
-    assert "stopped in iteration 3" in out
-    assert state_of(only_run(tmp_path))["iteration"] == 2
+    assert message in err
+    assert "in iteration 3; to go on from step 192" in out
+    assert state_of(only_run(tmp_path))["at"]["iteration"] == 2
     assert not alive(process.pid)
 
 
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        ("RaisesInEvaluation", "environment 0 failed: ZeroDivisionError"),
-        ("NaNInEvaluation", "return_in_evaluation of environment 0 is not finite"),
+        ("RaisesInEvaluation", "ZeroDivisionError"),
+        ("NaNInEvaluation", "reward of environment 0 is not finite"),
     ],
 )
 def test_a_failure_in_an_evaluation_stops_the_run(env_id, message, tmp_path):
     flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--checkpoint-every", 1]
-    result = run("ppo", *flags, "--eval-every", 2, runs=tmp_path)
+    result = run("ppo", *flags, "--eval-every", 192, runs=tmp_path)
     assert result.returncode == 1, result.stderr
-    (line,) = result.stderr.splitlines()
-    assert message in line
-    assert state_of(only_run(tmp_path))["iteration"] == 1
+    assert message in result.stderr
+    assert state_of(only_run(tmp_path))["at"]["iteration"] == 1
 
 
 def test_a_dying_worker_stops_the_run(tmp_path):
     flags = ["--env-id", "faulty:Dies-v0", *small("ppo"), "--checkpoint-every", 1]
-    flags += ["--vectorization", "async", "--eval-every", 100]
+    flags += ["--vectorization", "async", "--eval-episodes", 0]
     process = start("ppo", *flags, runs=tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    (line,) = err.splitlines()
-    assert "process of an environment died" in line
-    assert state_of(only_run(tmp_path))["iteration"] == 2
+    assert err.splitlines()[-1] == "environment 1 left, exit status -9"
+    assert state_of(only_run(tmp_path))["at"]["iteration"] == 2
     assert not alive(process.pid)
 
 
-def test_a_worker_that_died_is_named_at_a_reset():
-    script = SCRIPTS["ppo"]
-    config = script.Config("Pendulum-v1", num_envs=2, vectorization="async")
-    environments = script.Environments(config)
-    environments.vector.processes[1].kill()
-    environments.vector.processes[1].join()
-    with pytest.raises(script.RunError, match="process of an environment died"):
-        environments.reset(0)
-    environments.vector.close(terminate=True)
+TRAIN = """
+import multiprocessing, sys
+sys.path[:0] = {paths}
+import ppo
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    ppo.main()
+"""
 
 
+@pytest.mark.parametrize("env_id", ["RaisesAtOnce", "RaisesUnpicklable"])
+@pytest.mark.parametrize("method", ["sync", "fork", "spawn", "forkserver"])
+def test_a_users_own_traceback_is_whole(method, env_id, tmp_path):
+    paths = [str(ROOT), str(ROOT / "tests")]
+    start_method = "fork" if method == "sync" else method
+    text = TRAIN.format(paths=paths, method=start_method)
+    (tmp_path / "mine.py").write_text(text)
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo")]
+    flags += ["--vectorization", "sync" if method == "sync" else "async"]
+    flags += ["--eval-episodes", 0, "--runs-dir", tmp_path / "runs"]
+    result = subprocess.run(
+        [sys.executable, tmp_path / "mine.py", *map(str, flags)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1, result.stderr
+    if env_id == "RaisesAtOnce":
+        assert "in deeper\n    return 1.0 if self.count" in result.stderr
+        assert "ZeroDivisionError: integer modulo by zero" in result.stderr
+    else:
+        assert "faulty.CannotBePickled: a lock inside" in result.stderr
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("WrongShape", "an observation that is not of Box(-inf, inf, (2,), float32)"),
+        ("WrongShapeLater", "an observation that is not of Box"),
+        ("OldReset", "an observation that is not of Box"),
+        ("OverflowReward", "reward of environment 0 is not finite in float32"),
+        ("Quits", ""),
+    ],
+)
+def test_what_cannot_be_learned_from_stops_the_run(
+    env_id, message, vectorization, tmp_path
+):
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--eval-episodes", 0]
+    flags += ["--vectorization", vectorization]
+    result = run("ppo", *flags, runs=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "to go on from step 0" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("env_id", "vectorization"),
+    [*product(["ArrayReward", "Fractions"], ["sync", "async"]), ("CloseFails", "sync")],
+)
+def test_gymnasiums_warnings_are_seen_and_the_run_goes_on(
+    env_id, vectorization, tmp_path
+):
+    warning = {"ArrayReward": "must be a float", "Fractions": "dtype to be int64"}
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo")]
+    flags += ["--vectorization", vectorization, "--total-timesteps", 300]
+    process = start("ppo", *flags, runs=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert warning.get(env_id, "the physics server is gone") in err
+    assert len(rows_without_times(only_run(tmp_path))) >= 4
+    if env_id != "CloseFails":
+        assert process.returncode == 0, err
+
+
+def test_a_simulator_of_one_instance_that_is_made_in_reset(tmp_path):
+    flags = [*small("ppo")[:-6], "--value-layers", 16, "--num-envs", 1]
+    flags += ["--unroll-length", 64, "--num-minibatches", 2, "--eval-episodes", 0]
+    for env_id in ("OneInstance", "CloseBeforeReset"):
+        config = ["--env-id", f"faulty:{env_id}-v0", "--total-timesteps", 300]
+        result = run("ppo", *config, *flags, runs=tmp_path / env_id)
+        assert result.returncode == 0, result.stderr
+        (last,) = rows_without_times(only_run(tmp_path / env_id))[-1:]
+        assert last["eval/return_mean"] == ""
+
+
+def test_rewards_of_any_unit_learn_alike(tmp_path):
+    """10²¹ overflows when it is squared in float32; 10⁻⁷ drowns in a floor of 10⁻⁸."""
+    losses = []
+    for env_id in ("Reward", "HugeReward", "TinyReward"):
+        flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo", 512)]
+        flags += ["--total-timesteps", 2048, "--eval-episodes", 0]
+        assert run("ppo", *flags, runs=tmp_path / env_id).returncode == 0
+        table = rows_without_times(only_run(tmp_path / env_id))
+        losses.append([float(row["train/value_loss"]) for row in table])
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-3)
+    assert min(losses[0]) > 0.01
+
+
+def test_where_episodes_are_cut_is_said(tmp_path):
+    flags = [*small("ppo"), "--total-timesteps", 100, "--eval-episodes", 0]
+    limited = run("ppo", "--env-id", "faulty:OneStep-v0", *flags, runs=tmp_path)
+    assert "are cut" not in limited.stdout
+    endless = run("ppo", "--env-id", "faulty:Endless-v0", *flags, runs=tmp_path)
+    text = "episodes are cut after 10,000 steps: no limit is registered"
+    assert text in endless.stdout
+    flags += ["--env-id", "faulty:OneStep-v0", "--checkpoint-every", 200]
+    reset = run("ppo", *flags, runs=tmp_path)
+    assert "episodes are cut after 100 steps: --checkpoint-every" in reset.stdout
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_batch_of_one_step_is_learned_from(algorithm, tmp_path):
+    """Diagnostics that are not numbers stop nothing."""
+    script = SCRIPTS[algorithm]
+    known = script.Config.__dataclass_fields__.keys()
+    shape = {"num_envs": 1, "unroll_length": 1, "num_minibatches": 1, "num_epochs": 1}
+    shape |= {"normalize_advantages": False, "value_layers": (4,)}
+    config = {"env_id": "faulty:OneStep-v0", "policy_layers": (4,), "eval_episodes": 0}
+    config |= {"total_timesteps": 9, "runs_dir": str(tmp_path)}
+    config |= {name: value for name, value in shape.items() if name in known}
+    assert len(rows_without_times(script.train(script.Config(**config)))) == 8
+    if algorithm != "reinforce":
+        with pytest.raises(ValueError, match="standardised"):
+            script.Config(**config | {"normalize_advantages": True})
+
+
+@pytest.mark.filterwarnings("ignore:.*not within the observation space")
 @pytest.mark.parametrize("algorithm", NAMES)
 @pytest.mark.parametrize(
     "env_id", ["Outside", "OneStep", "Endless", "NoReward", "OneAction"]
@@ -475,6 +595,7 @@ def test_an_odd_environment_is_trained_in(env_id, algorithm, tmp_path, monkeypat
     )
     folder = script.train(config)
     for row in rows_without_times(folder):
+        row.pop("train/explained_variance", None)  # nan where there is no reward
         assert all(value == "" or abs(float(value)) < 1e12 for value in row.values())
 
 
@@ -484,7 +605,7 @@ def test_an_odd_environment_is_trained_in(env_id, algorithm, tmp_path, monkeypat
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_memory_does_not_grow(vectorization, tmp_path):
     flags = [*PENDULUM, *small("ppo", 64), "--vectorization", vectorization]
-    flags += ["--total-timesteps", 64 * 210, "--eval-every", 5]
+    flags += ["--total-timesteps", 64 * 210, "--eval-every", 320]
     process = start("ppo", *flags, runs=tmp_path)
     size = {}
     for rows in (20, 200):

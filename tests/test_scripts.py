@@ -1,7 +1,6 @@
 """Each script through its command line, as a user runs it."""
 
 import json
-import re
 
 import pytest
 from common import NAMES, only_run, rows, run, run_command, small
@@ -21,16 +20,14 @@ def check_run(folder, result, algorithm, env_id):
     last, total = table[-1], config["config"]["total_timesteps"]
     assert int(table[-2]["step"]) < total <= int(last["step"])
     assert last["eval/return_mean"] != ""
-    assert table[0]["eval/return_mean"] == ""
     for name, value in last.items():
         if value != "":
             assert abs(float(value)) < 1e9, name
     empty = {name for name, value in last.items() if value == ""}
-    no_critic = {"train/value_loss", "train/explained_variance"}
-    assert empty - {"train/episode_return", "train/episode_length"} == (
-        (no_critic if algorithm == "reinforce" else set())
-        | ({"train/std"} if env_id == DISCRETE else set())
-    )
+    assert empty <= {"train/episode_return", "train/episode_length"}
+    critic = {"train/value_loss", "train/explained_variance"} <= last.keys()
+    assert critic == (algorithm != "reinforce")
+    assert ("train/std" in last) == (env_id != DISCRETE)
     return last
 
 
@@ -55,7 +52,7 @@ def test_mujoco_filmed_tracked_and_played_again(algorithm, tmp_path):
     folder = only_run(runs)
     last = check_run(folder, result, algorithm, MUJOCO)
     shared = set(rows(folder)[0]) - {f"train/{name}" for name in OWN_COLUMNS[algorithm]}
-    assert len(shared) == 18
+    assert len(shared) == 18 - 2 * (algorithm == "reinforce")
     assert list(where.iterdir()) == []  # nothing strays into the working directory
     films = list((folder / "videos").glob("*.mp4"))
     assert films
@@ -65,10 +62,8 @@ def test_mujoco_filmed_tracked_and_played_again(algorithm, tmp_path):
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
     again = run_command(algorithm, "--evaluate", folder, runs=runs, cwd=where)
     assert again.returncode == 0, again.stderr
-    mean, std = re.search(r"return (\S+) ± (\S+),", again.stdout).groups()
-    assert [mean, std] == [last["eval/return_mean"], last["eval/return_std"]]
-    more = run(algorithm, "--evaluate", folder, "--eval-episodes", 3, runs=runs)
-    assert "3 episodes" in more.stdout
+    score = {name: float(last[name]) for name in last if name.startswith("eval/")}
+    assert str(score) in again.stdout
     assert before == {path: path.read_bytes() for path in folder.glob("*.*")}
 
 
@@ -79,9 +74,9 @@ def test_discrete_in_processes_of_their_own(algorithm, tmp_path):
     folder = only_run(tmp_path)
     check_run(folder, result, algorithm, DISCRETE)
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "checkpoint.pt", "progress.csv")
+        *("config.json", "checkpoint.pt", "best.pt", "progress.csv")
     }
-    assert "play it again" in result.stdout
+    assert "play it" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -103,7 +98,7 @@ def test_options(algorithm, flags, tmp_path):
     assert (plain.returncode, other.returncode) == (0, 0), other.stderr
     first = [rows(only_run(tmp_path / name))[0] for name in ("plain", "other")]
     entropies = {row["train/entropy"] for row in first}
-    losses = {row["train/value_loss"] for row in first}
+    losses = {row.get("train/value_loss") for row in first}
     assert len(entropies) == 2 or len(losses) == 2  # the option does something
     assert all(float(e) == float(e) for e in entropies)
 
