@@ -105,7 +105,7 @@ class Identity(Task):
     def observe(self):
         if self.t == 0:
             self.wanted = self.np_random.uniform(-0.8, 0.8, 1).astype(np.float32)
-        return self.wanted
+        return self.wanted.copy()
 
     def act(self, action):
         return -float(np.square(action - self.wanted).sum()), True

@@ -223,7 +223,7 @@ def test_a_log_is_there_while_the_run_goes_on(tmp_path):
         process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=log)
     try:
         for _ in range(1000):
-            if "step 128: return" in (tmp_path / "log").read_text():
+            if "step 192: return" in (tmp_path / "log").read_text():
                 break
             assert process.poll() is None
             PPO.time.sleep(0.05)
