@@ -341,13 +341,11 @@ def worker(*arguments) -> None:
 
 def require_finite(**quantities) -> None:
     """Stop at the first number that is not finite, as float32 has it."""
-    for name, values in quantities.items():
-        wrong = np.argwhere(~(np.abs(values) <= LARGEST))
+    for name, x in quantities.items():
+        wrong = np.argwhere(~(np.abs(x) <= LARGEST))
         if len(wrong):
             where = f" of environment {wrong[0][0]}" if wrong.size else ""
-            raise FloatingPointError(
-                f"{name}{where} is not finite in float32: {values}"
-            )
+            raise FloatingPointError(f"{name}{where} is not finite in float32: {x}")
 
 
 class Environments:
@@ -558,6 +556,7 @@ def train(config: Config) -> Path:
 
         names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
         tracker = wandb.init(**names, dir=run, config=asdict(config))
+        tracker.define_metric("*", step_metric="step")
     total = config.total_timesteps
     bar = tqdm(total=total, initial=at.step, unit=" steps", disable=None)
     try:
@@ -567,7 +566,8 @@ def train(config: Config) -> Path:
                     file.write(",".join(row) + "\n")
                 file.write(",".join(map(str, row.values())) + "\n")
             if tracker:
-                tracker.log({name: value for name, value in row.items() if value != ""})
+                known = {name: value for name, value in row.items() if value != ""}
+                tracker.log(known, step=at.iteration)
             bar.update(min(at.step, total) - bar.n)
             if row["eval/return_mean"] != "":
                 text = "return {eval/return_mean:.1f} ± {eval/return_std:.1f}"

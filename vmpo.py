@@ -313,7 +313,6 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
     old_policy = deepcopy(agent.policy).requires_grad_(False)
-    eps_nu = config.eps_nu_mean, config.eps_nu_std
     for _ in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
         # Alg. 8: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
@@ -325,18 +324,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             if config.normalize_advantages:
                 A = A - A.mean()
                 A = A / (A.square().mean().sqrt() + 1e-8)
-            distribution = agent.policy(observations)
-            log_prob = distribution.log_prob(batch.actions[i])
-            top_half = A.topk((len(A) + 1) // 2).indices  # Alg. 8: Compute D̃
-            A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
-            log_weights = config.importance_weights * log_ratio.detach()
-            # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
-            kls = split_kl(old_policy(observations), distribution)
-            penalty = sum(map(kl_loss, kls, agent.nu, eps_nu))
-            # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
-            actor_loss = policy_loss(log_prob[top_half], A, agent.eta, log_weights)
-            # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
-            eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_weights)
+            losses = minibatch_losses(agent, old_policy, batch, i, A, config)
+            actor_loss, penalty, eta_loss = losses
             # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
             loss = actor_loss + penalty + eta_loss
             # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
@@ -358,6 +347,26 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     log |= measure_constraints(agent, old_policy(batch.observations), batch)
     means = torch.stack([torch.stack(values).mean() for values in log.values()])
     return dict(zip(log, means.tolist(), strict=True))
+
+
+def minibatch_losses(
+    agent: Agent, old_policy: Policy, batch: "Batch", i: Tensor, A: Tensor, config
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L_π, L_ν and L_η on the part i of D, whose advantages are A."""
+    distribution = agent.policy(batch.observations[i])
+    log_prob = distribution.log_prob(batch.actions[i])
+    top_half = A.topk((len(A) + 1) // 2).indices  # Alg. 8: Compute D̃
+    A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
+    log_weights = config.importance_weights * log_ratio.detach()
+    # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
+    kls = split_kl(old_policy(batch.observations[i]), distribution)
+    eps_nu = config.eps_nu_mean, config.eps_nu_std
+    penalty = sum(map(kl_loss, kls, agent.nu, eps_nu))
+    # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
+    actor_loss = policy_loss(log_prob[top_half], A, agent.eta, log_weights)
+    # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
+    eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_weights)
+    return actor_loss, penalty, eta_loss
 
 
 @torch.no_grad()
@@ -466,13 +475,11 @@ def worker(*arguments) -> None:
 
 def require_finite(**quantities) -> None:
     """Stop at the first number that is not finite, as float32 has it."""
-    for name, values in quantities.items():
-        wrong = np.argwhere(~(np.abs(values) <= LARGEST))
+    for name, x in quantities.items():
+        wrong = np.argwhere(~(np.abs(x) <= LARGEST))
         if len(wrong):
             where = f" of environment {wrong[0][0]}" if wrong.size else ""
-            raise FloatingPointError(
-                f"{name}{where} is not finite in float32: {values}"
-            )
+            raise FloatingPointError(f"{name}{where} is not finite in float32: {x}")
 
 
 class Environments:
@@ -683,6 +690,7 @@ def train(config: Config) -> Path:
 
         names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
         tracker = wandb.init(**names, dir=run, config=asdict(config))
+        tracker.define_metric("*", step_metric="step")
     total = config.total_timesteps
     bar = tqdm(total=total, initial=at.step, unit=" steps", disable=None)
     try:
@@ -692,7 +700,8 @@ def train(config: Config) -> Path:
                     file.write(",".join(row) + "\n")
                 file.write(",".join(map(str, row.values())) + "\n")
             if tracker:
-                tracker.log({name: value for name, value in row.items() if value != ""})
+                known = {name: value for name, value in row.items() if value != ""}
+                tracker.log(known, step=at.iteration)
             bar.update(min(at.step, total) - bar.n)
             if row["eval/return_mean"] != "":
                 text = "return {eval/return_mean:.1f} ± {eval/return_std:.1f}"

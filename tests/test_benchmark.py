@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from common import ROOT
 
 sys.path.insert(0, str(ROOT / "docs" / "benchmark"))
 
+import measure  # noqa: E402
 import speed  # noqa: E402
 
 TINY = ["--unroll-length", "32", "--policy-layers", "8", "--value-layers", "8"]
@@ -41,6 +43,17 @@ def test_speed(tmp_path, capsys):
     assert (tmp_path / "speed.svg").exists()
 
 
+def test_profile(capsys):
+    """No function that it takes the time of has another name now."""
+    choice = ["--env-id", "Pendulum-v1", "--algorithm", "ppo", "--precision", "float32"]
+    flags = ["--", *TINY, "--unroll-length", "256"]
+    assert speed.main([*choice, "--threads", "1", "--profile", *flags]) == 0
+    shown = capsys.readouterr().out
+    for label in set(measure.LABELS) - {measure.SIMULATOR}:
+        share = re.search(rf"\| {label} \| \d+ \| (.*)% \|", shown)[1]
+        assert float(share) > 0, shown
+
+
 def test_ratios(tmp_path):
     """Medians, ranges, and ratios of what was measured in the same repeat."""
     lines = [
@@ -62,7 +75,7 @@ def test_ratios(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
+    ("flags", "named"),
     [
         (["--peer-python", "/none/python"], "--peer-python /none/python: no Stable-"),
         (["--env-id", "No-v0", "--no-peers"], "--env-id No-v0"),
@@ -71,7 +84,9 @@ def test_ratios(tmp_path):
         (["--redraw", "--output", "/none"], "/none/speed.csv is not a speed.csv"),
     ],
 )
-def test_mistakes(flags, complaint):
+def test_mistakes(flags, named, capsys):
     pytest.importorskip("matplotlib")
-    with pytest.raises(speed.UsageError, match=complaint):
+    with pytest.raises(SystemExit) as stop:
         speed.main(flags)
+    text = capsys.readouterr().err if stop.value.code == 2 else stop.value.code
+    assert named in text

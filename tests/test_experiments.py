@@ -51,7 +51,7 @@ def files(runs: Path) -> dict[Path, bytes]:
 
 def by_algorithm(runs: Path) -> dict[str, Path]:
     """The folder of each run; fails if an algorithm has two."""
-    folders = [path.parent for path in runs.glob("[!.]*/config.json")]
+    folders = [path.parent for path in runs.glob("[!.]*/checkpoint.pt")]
     names = [json.loads((f / "config.json").read_text())["algorithm"] for f in folders]
     assert len({*names}) == len(names)
     return dict(zip(names, folders, strict=True))
@@ -94,7 +94,10 @@ def test_what_is_done_is_not_run_again(runs):
 
 
 def test_a_failure_is_shown_and_the_others_go_on(runs, tmp_path):
-    damaged = tmp_path / by_algorithm(runs)["ppo"].name  # and none of A2C
+    unborn = tmp_path / "killed-before-its-first-checkpoint"
+    unborn.mkdir()
+    shutil.copy(by_algorithm(runs)["a2c"] / "config.json", unborn)
+    damaged = tmp_path / by_algorithm(runs)["ppo"].name
     shutil.copytree(by_algorithm(runs)["ppo"], damaged)
     lines = (damaged / "progress.csv").read_text().splitlines(keepends=True)
     (damaged / "progress.csv").write_text("".join(lines[:-1]))
@@ -102,20 +105,25 @@ def test_a_failure_is_shown_and_the_others_go_on(runs, tmp_path):
     status, output = finish(tmp_path)
     assert status == 1
     assert "FAILED Pendulum-v1 ppo" in output
-    assert f"{damaged / 'checkpoint.pt'} is damaged" in output
+    assert f"{damaged / 'checkpoint.pt'} cannot be read" in output
     assert "1 of 2 runs done" in output
     assert rows_without_times(by_algorithm(tmp_path)["a2c"]) == rows_without_times(
         by_algorithm(runs)["a2c"]  # that one was stopped and resumed, this one not
     )
 
 
-def collected(runs: Path, out: Path) -> list[dict[str, str]]:
-    collect.main([*CHOICE, "--runs-dir", str(runs), "--out", str(out), *EXTRA])
-    return collect.read_csv(out / "figure4_0.016384M.csv")
+NAME = "figure4_0.016384M"
 
 
-def test_collect(runs, tmp_path):
-    table = collected(runs, tmp_path)
+def collected(runs: Path, *out: str) -> list[dict[str, str]]:
+    """The CSV in results/ in the current folder, or in that of the flag."""
+    collect.main([*CHOICE, "--runs-dir", str(runs), *out, *EXTRA])
+    return collect.read_csv(Path(out[-1] if out else "results") / f"{NAME}.csv")
+
+
+def test_collect(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what is in git stays as it is
+    table = collected(runs)
     assert len(table) == 6
     for name, folder in by_algorithm(runs).items():
         lines = [row for row in table if row["algorithm"] == name]
@@ -126,19 +134,20 @@ def test_collect(runs, tmp_path):
             assert float(line["return_mean"]) == pytest.approx(mean, 1e-4)
         assert {line["seed"] for line in lines} == {"5"}
         assert {line["variant"] for line in lines} == {
-            "unroll_length=512 value_layers=(16,)"
+            "unroll_length=512 value_layers=[16]"
         }
         assert lines[0]["commit"]
+        assert all(lines[0][package] for package in collect.VERSIONS)
     # rows of other cells stay, those of the same cells are replaced
-    path = tmp_path / "figure4_0.016384M.csv"
+    path = tmp_path / "results" / f"{NAME}.csv"
     with open(path, "a", newline="") as file:
         csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"seed": "6"})
-    assert len(collected(runs, tmp_path)) == 7
+    assert len(collected(runs, "--out", "results")) == 7
     # unless they come from a run that went further
     further = str(10 * int(table[0]["step"]))
     with open(path, "a", newline="") as file:
         csv.DictWriter(file, collect.COLUMNS).writerow(table[0] | {"step": further})
-    assert len(collected(runs, tmp_path)) == 8
+    assert len(collected(runs)) == 8
 
 
 def test_plot(runs, tmp_path):
@@ -146,12 +155,12 @@ def test_plot(runs, tmp_path):
     pytest.importorskip("rliable")
     import plot
 
-    collected(runs, tmp_path)
-    results = str(tmp_path / "figure4_0.016384M.csv")
+    collected(runs, "--out", str(tmp_path))
+    results = str(tmp_path / f"{NAME}.csv")
     plot.main([results, *map(str, runs.glob("[!.]*")), "--out", str(tmp_path)])
     plot.draw_clipping(tmp_path / "figure3")
-    names = {"figure3", "figure4_0.016384M", "figure5_0.016384M", "returns", "kl"}
-    names |= {"comparison", "comparison_0.016384M"}
+    names = {"figure3", NAME, NAME.replace("4", "5", 1), "returns", "kl"}
+    names |= {"comparison", NAME.replace("figure4", "comparison")}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
     for name in names:
         picture = image.imread(tmp_path / f"{name}.png")[..., :3]
@@ -159,38 +168,53 @@ def test_plot(runs, tmp_path):
         assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
 
 
-MISTAKES = {
-    "no name": (harness, []),
-    "unknown name": (harness, ["figure9"]),
-    "unknown environment": (harness, ["figure7", "--env-id", "Nothing-v0"]),
-    "not of the experiment": (harness, ["figure7", "--algorithm", "ppo"]),
-    "range": (harness, ["figure7", "--total-timesteps", "0"]),
-    "jobs": (harness, ["figure7", "--jobs", "0"]),
-    "unknown flag": (harness, ["figure7", "--", "--nothing", "1"]),
-    "flag of run.py": (harness, ["figure7", "--", "--seed=1"]),
-    "no runs": (collect, ["figure7", "--runs-dir", "nowhere"]),
-}
+OURS = [  # flags, and what the one line must name
+    ("", "names"),
+    ("figure9", "figure9"),
+    ("figure7 --algorithm ppo", "--algorithm ppo: figure7 has a2c, reinforce"),
+    ("figure7 --env-id Nothing-v0", "--env-id Nothing-v0"),
+    ("figure7 --env-id tasks:Images-v0", "must be vectors"),
+    ("figure7 --jobs 0", "--jobs"),
+    ("figure7 --seeds one", "--seeds"),
+    ("figure7 -- --seed=1", "--seed cannot stand after --"),
+]
+THEIRS = [  # the script's own complaint
+    ("figure7 --total-timesteps 0", "total_timesteps: 0 is not from 1"),
+    ("figure7 --seeds -1", "seed: -1 is not from 0"),
+    ("figure7 -- --nothing 1", "--nothing"),
+]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(mistake, tmp_path, monkeypatch, capsys):
-    module, arguments = MISTAKES[mistake]
+@pytest.mark.parametrize(("flags", "named"), OURS + THEIRS)
+def test_mistakes(flags, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        harness.one_line(lambda: module.main(arguments))
-    assert stop.value.code == 2
+        harness.main(flags.split())
     shown = capsys.readouterr()
-    assert shown.err.count("\n") == 1, shown.err
+    text = shown.err if stop.value.code == 2 else f"{stop.value.code}\n"
+    assert named in text
+    assert text.count("\n") == 1 or (flags, named) in THEIRS, text
     assert shown.out == ""
     assert [*tmp_path.iterdir()] == []
 
 
+def test_no_runs_to_collect(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="nowhere: no evaluations of figure7"):
+        collect.main(["figure7", "--runs-dir", "nowhere"])
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_columns_are_found_by_name(tmp_path):
+    (tmp_path / "progress.csv").write_text("train/kl,step,iteration\n0.1,20,3\n")
+    assert harness.progress(tmp_path) == 20
+    (tmp_path / "progress.csv").write_text("train/kl,step,iteration\n")
+    assert harness.progress(tmp_path) == 0
+
+
 def test_two_at_once_are_refused(tmp_path):
     arguments = ["figure7", "--runs-dir", str(tmp_path)]
-    with (
-        harness.sole_user(tmp_path),
-        pytest.raises(harness.UsageError, match="at work"),
-    ):
+    with harness.sole_user(tmp_path), pytest.raises(SystemExit, match="at work"):
         harness.main(arguments)
 
 
@@ -200,7 +224,7 @@ def test_plot_mistakes(tmp_path):
 
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     for path in ("bad.csv", "missing.csv", "missing", "."):
-        with pytest.raises(harness.UsageError, match="is not|cannot be read"):
+        with pytest.raises(SystemExit, match="is not|cannot be read"):
             plot.main([str(tmp_path / path)])
 
 
@@ -215,7 +239,7 @@ def test_the_tables_are_those_of_the_results(tmp_path):
     tables.main(["--page", str(copy)])
     assert copy.read_text() == page.read_text()
     copy.write_text("nothing to fill")
-    with pytest.raises(harness.UsageError, match="lacks"):
+    with pytest.raises(SystemExit, match="lacks"):
         tables.main(["--page", str(copy)])
 
 
@@ -244,7 +268,11 @@ def test_the_paper_cells():
     names = ["figure4", "figure6", "figure7"]
     _, cells = harness.parse(parser, [*names, "--seeds", "0"])
     assert [sum(c.experiment == name for c in cells) for name in names] == [20, 3, 4]
-    assert len({harness.identity(cell.config) for cell in cells}) == 26
+    assert len({cell.identity for cell in cells}) == 26
     for cell in cells:
-        script = sys.modules[cell.algorithm]
-        assert script.parse([*cell.flags]) == cell.config
+        assert cell.config["eval_every"] == cell.config["total_timesteps"] // 30
+        flags = [*cell.flags, "--vectorization=async", "--runs-dir=elsewhere"]
+        same = harness.read_flags(cell.algorithm, flags)
+        assert harness.identity(cell.algorithm, same) == cell.identity
+        other = same | {"learning_rate_decay": 1.0}
+        assert harness.identity(cell.algorithm, other) != cell.identity

@@ -11,8 +11,8 @@ torch.set_num_threads(1)
 
 NETWORKS = {"policy_layers": (32, 32), "value_layers": (64, 64)}
 RARELY = {"eval_every": 10**6, "checkpoint_every": 10**6, "eval_episodes": 20}
-# Short runs at high rates end well if the rate falls to zero: with a nearly constant one
-# A2C pushes the point mass away in all three seeds (−3,019, −457, −2,447)
+# Short runs at high rates end well if the rate falls to zero; with a nearly constant
+# one A2C pushes the point mass away in all three seeds (−3,019, −457, −2,447)
 RARELY |= {"learning_rate_decay": 1.0}
 LARGE = {"num_envs": 4, "unroll_length": 256, "num_minibatches": 4}
 SMALL = {"num_envs": 8, "unroll_length": 64, "learning_rate": 1e-3}

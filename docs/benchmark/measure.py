@@ -16,7 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -72,11 +72,10 @@ def start(request: dict) -> tuple:
     """A script as its command line starts it, up to the first rollout."""
     script = importlib.import_module(request["algorithm"])
     config = script.parse(request["flags"])
-    script.check_machine(config)
-    environments = script.Environments(config)
-    space = environments.observation_size, environments.action_space
-    agent, optimizer = script.make_agent(config, *space)
-    environments.reset(config.seed, 0)
+    agent, optimizer, _, _ = script.make_agent(config)
+    make = [partial(script.make_environment, config)] * config.num_envs
+    environments = script.Environments(make, config, config.vectorization)
+    torch.manual_seed(environments.reset(config.seed, 0))
     return script, agent, optimizer, environments, config
 
 
@@ -334,7 +333,7 @@ def profile(request: dict) -> dict[str, float]:
         (script, "compute_gae", GAE),
         (value, "forward", {UPDATE: CRITIC}),  # ADVANTAGES stay what they are
         (torch.Tensor, "backward", UPDATE),
-        (torch.nn.utils, "clip_grad_norm_", OPTIMIZER),
+        (script, "clip_grad_norm_", OPTIMIZER),
         (optimizer, "step", OPTIMIZER),
         (optimizer, "zero_grad", OPTIMIZER),
     ):

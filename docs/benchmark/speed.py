@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -33,10 +32,10 @@ from run import (  # noqa: E402
     ROOT,
     TASKS,
     Parser,
-    UsageError,
+    begin,
+    check_environment,
     current_commit,
-    its_errors,
-    one_line,
+    read_flags,
 )
 
 PEERS = {"ppo": "SB3", "a2c": "SB3", "trpo": "sb3-contrib"}
@@ -86,7 +85,7 @@ def parse(arguments: list[str] | None):
     options = parser.parse_args(arguments[:cut])
     for name in ("repeats", "iterations", "threads"):
         if getattr(options, name) < 1:
-            raise UsageError(f"--{name} must be 1 or more")
+            parser.error(f"--{name} must be 1 or more")
     return options, arguments[cut + 1 :]
 
 
@@ -98,12 +97,12 @@ def peer_versions(options) -> dict[str, str]:
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(found.stdout)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError):
         make = "python3 -m venv .peers && "
         make += ".peers/bin/pip install -r docs/benchmark/requirements.txt"
         text = f"--peer-python {options.peer_python}: no Stable-Baselines3, sb3-contrib"
         text += f" there; make it, in the root of the repository: {make}; or --no-peers"
-        raise UsageError(text) from error
+        sys.exit(text)
 
 
 class Job(NamedTuple):
@@ -117,6 +116,7 @@ def make_jobs(options, flags: list[str]) -> list[Job]:
     """What to measure, ours beside its peer, and in their midst the limit."""
     jobs = [Job([Cell("", "ppo", "", "help")], {})]
     for env_id in dict.fromkeys(options.env_id):
+        check_environment(env_id)
         near = []
         for algorithm in dict.fromkeys(options.algorithm):
             usual = ["float32", "bfloat16"][: 2 if algorithm == "ppo" else 1]
@@ -125,12 +125,9 @@ def make_jobs(options, flags: list[str]) -> list[Job]:
                 precisions = precisions[:1]
             for i, precision in enumerate(dict.fromkeys(precisions)):
                 words = ["--env-id", env_id, "--precision", precision, *flags]
-                with its_errors(algorithm) as script:
-                    config = script.parse(words)
-                    script.check_machine(config)
-                    script.make_environment(config).close()
                 request = {"algorithm": algorithm, "flags": words}
-                request |= {"config": asdict(config), "iterations": options.iterations}
+                request |= {"config": read_flags(algorithm, words)}
+                request["iterations"] = options.iterations
                 near.append(Job([Cell(env_id, algorithm, precision, "ours")], request))
                 if i == 0 and algorithm in PEERS and not options.no_peers:
                     cell = Cell(env_id, algorithm, "float32", "peer")
@@ -155,7 +152,7 @@ def run(command: list, name: str, options) -> tuple[str, float]:
     process = subprocess.run(command, **ways, env=os.environ | threads)
     if process.returncode:
         *_, last = ["no message", *process.stderr.strip().splitlines()]
-        raise UsageError(f"{name} ended with status {process.returncode}: {last}")
+        sys.exit(f"{name} ended with status {process.returncode}: {last}")
     return process.stdout, time.perf_counter() - start
 
 
@@ -222,9 +219,9 @@ def read_results(path: Path) -> dict[Cell, dict[str, dict[str, float]]]:
                     if row[name]:
                         results[cell][name][row["repeat"]] = float(row[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a speed.csv: {error}") from error
+        sys.exit(f"{path} is not a speed.csv: {error}")
     if not any(cell.env_id for cell in results):
-        raise UsageError(f"{path} has no measurement yet")
+        sys.exit(f"{path} has no measurement yet")
     return results
 
 
@@ -362,7 +359,7 @@ def show_profile(job: Job, options) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options, flags = parse(arguments)
     if not options.profile and not importlib.util.find_spec("matplotlib"):
-        raise UsageError("needs matplotlib: pip install -r docs/requirements.txt")
+        sys.exit("needs matplotlib: pip install -r docs/requirements.txt")
     path = options.output / "speed.csv"
     try:
         if not options.redraw:
@@ -370,7 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
             peers = {} if options.no_peers else peer_versions(options)
             jobs = make_jobs(options, flags)
             if options.profile:
-                show_profile(jobs[1], options)
+                kinds = [job.cells[0].implementation for job in jobs]
+                show_profile(jobs[kinds.index("ours")], options)
                 return 0
             about = json.dumps(describe(options, flags, peers), indent=2) + "\n"
             options.output.mkdir(parents=True, exist_ok=True)
@@ -380,10 +378,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(tables(results))
         draw(results, path)
     except OSError as error:
-        raise UsageError(f"--output {options.output}: {error}") from error
+        sys.exit(f"--output {options.output}: {error}")
     print(f"\n{path}, and beside it speed.json, speed.png and speed.svg")
     return 0
 
 
 if __name__ == "__main__":
-    one_line(main)
+    begin(main)

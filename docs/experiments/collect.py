@@ -3,25 +3,25 @@
     python docs/experiments/collect.py figure7
     python docs/experiments/collect.py figure4 --seeds 0 --total-timesteps 1_000_000
 
-Takes the words that run.py was given and writes results/figure7.csv, or
-results/figure4_1M.csv where runs are of another length than the paper's.
+Takes the words that run.py was given and writes results/figure7.csv, in the folder
+where it is called unless --out names another, or results/figure4_1M.csv where runs are
+of another length than the paper's. `--out docs/experiments/results` for those in git.
 Rows that are in the file already stay there if they are of other cells, or of a run
 that went further than the one in --runs-dir.
 """
 
 import csv
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 from run import (
     ALGORITHMS,
     EXPERIMENTS,
-    UsageError,
+    begin,
     find_runs,
-    identity,
     make_parser,
-    one_line,
     parse,
 )
 
@@ -42,7 +42,7 @@ def read_run(run: Path, experiment: str, algorithm: str, variant: str) -> list[d
     row = {"experiment": experiment, "algorithm": algorithm, "variant": variant}
     row |= {n: config[n] for n in ("env_id", "seed", "total_timesteps", "precision")}
     row["commit"] = "+".join(commit.read_text().split()) if commit.exists() else ""
-    row |= {name: content["versions"].get(name, "") for name in VERSIONS}
+    row |= {name: content.get(name, "") for name in VERSIONS}
     names = ["step", "eval/return_mean", "eval/return_std", "train/kl"]
     names.append("time/elapsed_seconds")
     try:
@@ -50,7 +50,7 @@ def read_run(run: Path, experiment: str, algorithm: str, variant: str) -> list[d
             lines = [line for line in csv.DictReader(file) if line["eval/return_mean"]]
         values = [[float(line[name]) for name in names] for line in lines]
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{run / 'progress.csv'} is damaged: {error}") from error
+        sys.exit(f"{run / 'progress.csv'} is damaged: {error}")
     return [
         row
         | {"step": int(step), "elapsed_seconds": f"{seconds:.0f}"}
@@ -68,11 +68,11 @@ def read_csv(path: Path) -> list[dict]:
             [float(row[name]) for name in ("seed", "total_timesteps", *MEASURED)]
         known = {row["algorithm"] for row in rows} <= {*ALGORITHMS}
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        sys.exit(f"{path} cannot be read: {error.strerror}")
     except (csv.Error, KeyError, TypeError, ValueError):
         known = False
     if not known or not rows or [*rows[0]] != COLUMNS:
-        raise UsageError(f"{path} is not a whole file of collect.py's")
+        sys.exit(f"{path} is not a whole file of collect.py's")
     return rows
 
 
@@ -90,17 +90,18 @@ def last_steps(rows: list[dict]) -> dict[tuple, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the CSVs")
+    text = "folder for the CSVs; default: results"
+    parser.add_argument("--out", type=Path, default=Path("results"), help=text)
     options, cells = parse(parser, arguments)
     runs = find_runs(options.runs_dir)
     for name in options.names:
         chosen, new = [cell for cell in cells if cell.experiment == name], []
-        found = [(cell, runs.get(identity(cell.config))) for cell in chosen]
+        found = [(cell, runs.get(cell.identity)) for cell in chosen]
         for cell, run in found:
             new += read_run(run, name, cell.algorithm, cell.variant) if run else []
         if not new:
-            raise UsageError(f"--runs-dir {options.runs_dir}: no evaluations of {name}")
-        total = chosen[0].config.total_timesteps
+            sys.exit(f"--runs-dir {options.runs_dir}: no evaluations of {name}")
+        total = chosen[0].config["total_timesteps"]
         usual = total == EXPERIMENTS[name].total_timesteps
         path = options.out / f"{name}{'' if usual else f'_{total / 1e6:g}M'}.csv"
         old = read_csv(path) if path.exists() else []
@@ -119,4 +120,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    one_line(main)
+    begin(main)

@@ -1,7 +1,7 @@
 """The paper's figures from our runs, and what the paper lacks: intervals.
 
-    python docs/experiments/plot.py                      # the CSVs in results/
-    python docs/experiments/plot.py runs/* --out figures # any runs of your own
+    python docs/experiments/plot.py                      # the CSVs that are in git
+    python docs/experiments/plot.py runs/* --out figures # any runs or CSVs of your own
 
 Writes PNG and SVG. Lines are means over seeds, bands ± one standard deviation.
 """
@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from collect import RESULTS, read_csv, read_run
 from matplotlib.figure import Figure
-from run import ALGORITHMS, TASKS, Parser, UsageError, changes, load_run, one_line
+from run import ALGORITHMS, TASKS, Parser, begin, changes, load_run, read_flags
 
 FIGURES = Path(__file__).parent / "figures"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
@@ -49,11 +49,11 @@ matplotlib.rcParams |= {
 def read_runs(folders: list[Path]) -> list[dict]:
     """Evaluations of any runs; their variant is what differs from the defaults."""
     rows, runs = [], [(folder, *load_run(folder)) for folder in folders]
-    lengths = {config.total_timesteps for _, _, config in runs}
+    lengths = {config["total_timesteps"] for _, _, config in runs}
     for folder, algorithm, config in runs:
-        words = changes(config, type(config)())
+        words = changes(config, read_flags(algorithm, []))
         if len(lengths) > 1:  # the learning rate falls over it
-            words.append(f"{config.total_timesteps / 1e6:g}M")
+            words.append(f"{config['total_timesteps'] / 1e6:g}M")
         found = read_run(folder, folder.name, algorithm, " ".join(words))
         if not found:
             print(f"{folder}: left out, no evaluation yet", file=sys.stderr)
@@ -268,7 +268,7 @@ def draw_all(stem: str, rows: list[dict], out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     style = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=style)
-    what = "CSVs of collect.py or folders of runs; default: results/*.csv"
+    what = "CSVs of collect.py or folders of runs; default: those in git"
     parser.add_argument("paths", nargs="*", type=Path, help=what)
     where = "folder for the pictures; default: docs/experiments/figures, or with paths "
     parser.add_argument("--out", type=Path, help=where + "figures/ in this folder")
@@ -279,16 +279,16 @@ def main(arguments: list[str] | None = None) -> int:
     if folders := [path for path in paths if path.suffix != ".csv"]:
         data["runs"] = read_runs(folders)
         if not data["runs"]:
-            raise UsageError("none of these runs has an evaluation yet")
+            sys.exit("none of these runs has an evaluation yet")
     try:
         if not options.paths:
             draw_clipping(out / "figure3")
         for stem, rows in data.items():
             draw_all(stem, rows, out)
     except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
+        sys.exit(f"--out {out}: {error.strerror}")
     return 0
 
 
 if __name__ == "__main__":
-    one_line(main)
+    begin(main)

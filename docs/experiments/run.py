@@ -19,7 +19,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for the five scripts
+sys.path.append(os.getcwd())  # for module:Name-v0
 
 ALGORITHMS = ("reinforce", "a2c", "trpo", "ppo", "vmpo")
 EVALUATIONS = 30  # about as many in each run, however long it is
@@ -35,15 +37,12 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 60  # that a script has to finish the write in hand
 TAIL = 12  # lines of a failed run's log to show
 ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
-ENVIRONMENT["PYTHONUNBUFFERED"] = "1"  # a log that is there when a run is killed
 RESERVED = {"--env-id", "--seed", "--total-timesteps", "--precision"}
 RESERVED |= {"--runs-dir", "--resume", "--evaluate"}
-NOT_SETTINGS = {"env_id", "seed", "total_timesteps", "precision", "runs_dir"}
+FREE = {"device", "vectorization", "track", "wandb_project", "capture_video", "render"}
+FREE |= {"runs_dir", "resume", "evaluate"}  # they do not change the results
+NOT_SETTINGS = FREE | {"env_id", "seed", "total_timesteps", "precision"}
 NOT_SETTINGS |= {"eval_every", "eval_episodes", "checkpoint_every"}
-
-
-class UsageError(Exception):
-    """A person's mistake, in one line."""
 
 
 class Experiment(NamedTuple):
@@ -64,32 +63,30 @@ EXPERIMENTS = {
 }
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Cell:
     """One training: a row of the experiment's plan."""
 
     experiment: str
     algorithm: str
     variant: str
     flags: tuple[str, ...]
-    config: object  # the script's Config, as these flags make it
+    config: dict  # as these flags make it
 
     @property
     def name(self) -> str:
-        config = self.config
-        words = config.env_id, self.algorithm, self.variant, f"seed {config.seed}"
-        return " ".join(filter(None, words))
+        words = self.config["env_id"], self.algorithm, self.variant
+        return " ".join([*filter(None, words), f"seed {self.config['seed']}"])
 
     @property
-    def folder(self) -> tuple:
-        """What the name of a run's folder is made of, with the time in seconds."""
-        return self.config.env_id, self.algorithm, self.config.seed
+    def identity(self) -> str:
+        return identity(self.algorithm, self.config)
 
     def steps(self, run: Path | None) -> int:
-        return min(progress(run), self.config.total_timesteps) if run else 0
+        return min(progress(run), self.config["total_timesteps"]) if run else 0
 
     def done(self, run: Path | None) -> bool:
-        complete = self.steps(run) == self.config.total_timesteps
-        return complete and (run / "checkpoint.pt").exists()
+        return self.steps(run) == self.config["total_timesteps"]
 
 
 # ── command line ────────────────────────────────────────────────────────────────────
@@ -99,7 +96,7 @@ class Parser(argparse.ArgumentParser):
     """One line for a mistake, instead of the whole usage."""
 
     def error(self, message: str):
-        raise UsageError(message)
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def make_parser(about: str) -> Parser:
@@ -132,56 +129,46 @@ def make_cells(name: str, options, extra: list[str]) -> list[Cell]:
     algorithms = options.algorithm or experiment.algorithms
     if missing := set(algorithms) - set(experiment.algorithms):
         has = ", ".join(experiment.algorithms)
-        raise UsageError(f"--algorithm {missing.pop()}: {name} has {has}")
+        sys.exit(f"--algorithm {missing.pop()}: {name} has {has}")
     total = options.total_timesteps
     total = experiment.total_timesteps if total is None else total
     given = {word.split("=")[0].replace("_", "-") for word in extra}
     if reserved := given & RESERVED:
-        raise UsageError(f"{reserved.pop()} cannot stand after --: run.py sets it")
+        sys.exit(f"{reserved.pop()} cannot stand after --: run.py sets it")
     env_ids = options.env_id or experiment.env_ids
     for algorithm, variant in product(dict.fromkeys(algorithms), experiment.variants):
         shared = ["--total-timesteps", str(total), "--precision", options.precision]
+        shared += ["--eval-every", str(max(1, total // EVALUATIONS))]
         shared += [f"--{variant.replace('_', '-')}"] if variant else []
-        with its_errors(algorithm) as script:
-            base, usual = script.parse(shared + extra), script.parse(shared)
-            text = " ".join([variant] * bool(variant) + changes(base, usual))
-            if "--eval-every" not in given:
-                steps = base.num_envs * base.unroll_length * EVALUATIONS
-                base = replace(base, eval_every=max(1, total // steps))
-                shared += ["--eval-every", str(base.eval_every)]
-            for env_id, seed in product(dict.fromkeys(env_ids), options.seeds):
-                config = replace(base, env_id=env_id, seed=seed)
-                flags = ("--env-id", env_id, "--seed", str(seed), *shared, *extra)
-                cells.append(Cell(name, algorithm, text, flags, config))
-    return sorted(cells, key=lambda cell: options.seeds.index(cell.config.seed))
+        usual = read_flags(algorithm, shared)
+        for env_id, seed in product(dict.fromkeys(env_ids), options.seeds):
+            flags = ("--env-id", env_id, "--seed", str(seed), *shared, *extra)
+            config = read_flags(algorithm, flags)
+            text = " ".join([variant] * bool(variant) + changes(config, usual))
+            cells.append(Cell(name, algorithm, text, flags, config))
+    return sorted(cells, key=lambda cell: options.seeds.index(cell.config["seed"]))
 
 
-def changes(config, usual) -> list[str]:
+def read_flags(algorithm: str, flags: Iterable[str]) -> dict:
+    """What config.json would have of them; the script complains if they are wrong."""
+    config = importlib.import_module(algorithm).parse([*flags])
+    return json.loads(json.dumps(asdict(config)))  # lists for tuples
+
+
+def changes(config: dict, usual: dict) -> list[str]:
     """The settings of the algorithm that are not as usual, "name=value" each."""
-    other = sys.modules[type(config).__module__].FREE_TO_CHANGE | NOT_SETTINGS
-    pairs = zip(asdict(config).items(), asdict(usual).values(), strict=True)
-    changed = {k: v for (k, v), old in pairs if v != old and k not in other}
-    return [f"{k}={str(v).replace(' ', '')}" for k, v in changed.items()]
+    return [
+        f"{name}={str(value).replace(' ', '')}"
+        for name, value in config.items()
+        if name not in NOT_SETTINGS and value != usual.get(name)
+    ]
 
 
-@contextlib.contextmanager
-def its_errors(algorithm: str):
-    """The script of an algorithm; its complaints become ours."""
-    script = importlib.import_module(algorithm)
-    try:
-        yield script
-    except script.UsageError as error:
-        raise UsageError(f"{algorithm}.py: {error}") from error
-
-
-def one_line(main) -> None:
-    """Run a program; a person's mistake gets one line and exit status 2."""
+def begin(main) -> None:
+    """Run a program; Ctrl-C ends it without a traceback."""
     sys.stdout.reconfigure(line_buffering=True)  # a file of it grows while it works
     try:
         sys.exit(main())
-    except UsageError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -189,31 +176,27 @@ def one_line(main) -> None:
 # ── runs on disk ────────────────────────────────────────────────────────────────────
 
 
-def identity(config):
-    """The configuration less what does not change the results; hashable."""
-    free = sys.modules[type(config).__module__].FREE_TO_CHANGE | {"runs_dir"}
-    default = type(config)()
-    return replace(config, **{name: getattr(default, name) for name in free})
+def identity(algorithm: str, config: dict) -> str:
+    """What the results of a run depend on."""
+    config = {name: value for name, value in config.items() if name not in FREE}
+    return json.dumps([algorithm, config], sort_keys=True)
 
 
-def load_run(run: Path):
-    """Algorithm and Config of a run, by its config.json."""
-    try:
-        algorithm = json.loads((run / "config.json").read_bytes())["algorithm"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{run} is not the folder of a run: no config.json") from error
-    if algorithm not in ALGORITHMS:
-        raise UsageError(f"{run} is of {algorithm}, which is none of the five")
-    with its_errors(algorithm) as script:
-        return algorithm, script.load_config(run)
+def load_run(run: Path) -> tuple[str, dict]:
+    """Algorithm and configuration of a run, by its config.json."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((run / "config.json").read_bytes())
+        if content["algorithm"] in ALGORITHMS:
+            return content["algorithm"], content["config"]
+    sys.exit(f"{run} is not the folder of a run: it has no config.json of ours")
 
 
-def find_runs(runs_dir: Path) -> dict:
-    """The folder of each configuration, the one that has come furthest."""
+def find_runs(runs_dir: Path) -> dict[str, Path]:
+    """The folder of each identity, the one that has come furthest."""
     runs = {}
-    for path in runs_dir.glob("[!.]*/config.json"):  # .* are not yet whole
-        with contextlib.suppress(UsageError):  # not ours, or of an older script's flags
-            key, run = identity(load_run(path.parent)[1]), path.parent
+    for path in runs_dir.glob("[!.]*/checkpoint.pt"):  # none can go on without
+        with contextlib.suppress(SystemExit):  # another program's
+            key, run = identity(*load_run(path.parent)), path.parent
             runs[key] = max(runs.get(key, run), run, key=progress)
     return runs
 
@@ -221,9 +204,9 @@ def find_runs(runs_dir: Path) -> dict:
 def progress(run: Path) -> int:
     """The last step in progress.csv, 0 where there is none."""
     try:
-        *_, last = (run / "progress.csv").read_text().splitlines()
-        return int(last.split(",")[1])
-    except (OSError, ValueError, IndexError):
+        names, *_, last = (run / "progress.csv").read_text().splitlines()
+        return int(dict(zip(names.split(","), last.split(","), strict=False))["step"])
+    except (OSError, ValueError, KeyError):
         return 0
 
 
@@ -274,7 +257,7 @@ class Job:
     def steps(self) -> int:
         """How far it has come; learns which folder a new run has made."""
         if not self.run:
-            run = find_runs(self.log.parents[1]).get(identity(self.cell.config))
+            run = find_runs(self.log.parents[1]).get(self.cell.identity)
             if run:
                 self.set_run(run)
         return self.cell.steps(self.run)
@@ -291,25 +274,22 @@ class Runner:
     def __init__(self, cells: list[Cell], options, lock: int):
         self.cells, self.options, self.lock = cells, options, lock
         self.commit, found = current_commit(), find_runs(options.runs_dir)
-        self.runs = {cell: found.get(identity(cell.config)) for cell in cells}
+        self.runs = {cell: found.get(cell.identity) for cell in cells}
         self.steps = {cell: cell.steps(run) for cell, run in self.runs.items()}
         self.waiting = [cell for cell in cells if not cell.done(self.runs[cell])]
         self.done, self.failed, self.jobs = len(cells) - len(self.waiting), [], []
         logs = options.runs_dir / ".logs"
         print(f"{len(cells)} runs, {self.done} of them done before; logs in {logs}")
-        total = sum(cell.config.total_timesteps for cell in cells)
+        total = sum(cell.config["total_timesteps"] for cell in cells)
         shown = {"total": total, "initial": sum(self.steps.values()), "unit": " steps"}
         shown |= {"unit_scale": True, "smoothing": 0, "dynamic_ncols": True}
         self.bar = tqdm(**shown, disable=None)
 
     def start(self) -> None:
         """Give a free place to the next cell."""
-        # Two that make folders of the same name in the same second would collide.
-        unnamed = {job.cell.folder for job in self.jobs if not job.run}
-        ready = [cell for cell in self.waiting if cell.folder not in unnamed]
-        if not ready or len(self.jobs) == self.options.jobs:
+        if not self.waiting or len(self.jobs) == self.options.jobs:
             return
-        self.waiting.remove(cell := ready[0])
+        cell = self.waiting.pop(0)
         run, runs_dir = self.runs[cell], self.options.runs_dir
         self.jobs.append(Job(cell, run, self.commit, runs_dir, self.lock))
         self.bar.write(f"{'resumed' if run else 'started'} {cell.name}")
@@ -370,12 +350,12 @@ def run_cells(cells: list[Cell], options, lock: int) -> int:
     return 130 if stopped else int(bool(runner.failed))
 
 
-def check(cells: list[Cell]) -> None:
-    """Refuse what this machine lacks, before anything is started."""
-    for cell in {(cell.algorithm, cell.config.env_id): cell for cell in cells}.values():
-        with its_errors(cell.algorithm) as script:
-            script.check_machine(cell.config)
-            script.make_environment(cell.config).close()
+def check_environment(env_id: str) -> None:
+    """Refuse one that no script can make, before anything is started."""
+    script = importlib.import_module("ppo")
+    env = script.make_environment(script.Config(env_id=env_id))
+    with contextlib.suppress(Exception):  # some cannot be closed before a reset
+        env.close()
 
 
 @contextlib.contextmanager
@@ -387,9 +367,9 @@ def sole_user(runs_dir: Path):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         at_work = "another run.py, or a training that one left behind, is at work there"
-        raise UsageError(f"--runs-dir {runs_dir}: {at_work}") from None
+        sys.exit(f"--runs-dir {runs_dir}: {at_work}")
     except OSError as error:
-        raise UsageError(f"--runs-dir {runs_dir}: {error.strerror}") from error
+        sys.exit(f"--runs-dir {runs_dir}: {error.strerror}")
     try:
         yield lock
     finally:
@@ -401,12 +381,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="at once; default: 1")
     options, cells = parse(parser, arguments)
     if options.jobs < 1:
-        raise UsageError(f"--jobs must be 1 or more, not {options.jobs}")
-    check(cells)
-    unique = {identity(cell.config): cell for cell in reversed(cells)}  # first ones win
+        parser.error(f"--jobs must be 1 or more, not {options.jobs}")
+    for env_id in dict.fromkeys(cell.config["env_id"] for cell in cells):
+        check_environment(env_id)
+    unique = {cell.identity: cell for cell in reversed(cells)}  # the first ones win
     with sole_user(options.runs_dir) as lock:
         return run_cells([*reversed(unique.values())], options, lock)
 
 
 if __name__ == "__main__":
-    one_line(main)
+    begin(main)

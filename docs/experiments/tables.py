@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, from the CSVs in results/.
+"""The tables of docs/results.md, from the CSVs that are in git.
 
     python docs/experiments/tables.py
 
@@ -8,12 +8,13 @@ the last evaluation's mean return, averaged over seeds, ± the std over seeds.
 
 import argparse
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, pstdev
 
 from collect import RESULTS, read_csv
-from run import ALGORITHMS, TASKS, Parser, UsageError, one_line
+from run import ALGORITHMS, TASKS, Parser, begin
 
 PAGE = Path(__file__).resolve().parents[1] / "results.md"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
@@ -162,15 +163,15 @@ def main(arguments: list[str] | None = None) -> int:
                 rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.S
             )
             if len(block.findall(text)) != 1:
-                raise UsageError(f"{page} lacks <!-- {name} --> … <!-- end -->")
+                sys.exit(f"{page} lacks <!-- {name} --> … <!-- end -->")
             filled = f"\n{make()}\n\n"
             text = block.sub(lambda match, f=filled: match[1] + f + match[2], text)
         page.write_text(text)
     except OSError as error:
-        raise UsageError(f"{page}: {error.strerror}") from error
+        sys.exit(f"{page}: {error.strerror}")
     print(page)
     return 0
 
 
 if __name__ == "__main__":
-    one_line(main)
+    begin(main)
