@@ -135,6 +135,7 @@ class RunningStatistics(nn.Module):
         self.enabled = enabled
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("deviation", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def absorb(self, samples: Tensor) -> None:  # [B, *shape]
@@ -144,14 +145,15 @@ class RunningStatistics(nn.Module):
         weight, delta = len(samples) / self.count, mean - self.mean
         self.mean += weight * delta
         self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
+        # A constant's rounding errors are no signal; a signal of 1e-9 is one
+        floor = 1e-24 + 1e-22 * self.mean**2
+        self.deviation.copy_((self.variance + floor).sqrt())
 
     def scale(self, samples: Tensor, center: bool = True) -> Tensor:
         """(x − μ) / σ, or x / σ, clipped to ±10; x if not enabled; in float32."""
         if self.enabled:
             samples = samples - self.mean if center else samples
-            # A constant's rounding errors are no signal; a signal of 1e-9 is one
-            floor = 1e-24 + 1e-22 * self.mean**2
-            samples = (samples / (self.variance + floor).sqrt()).clamp(-10, 10)
+            samples = (samples / self.deviation).clamp(-10, 10)
         return samples.float()
 
 
@@ -442,7 +444,8 @@ class Adapter(gym.Wrapper):
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
-        self.observation_space = spaces.flatten_space(env.observation_space)
+        self.space = env.observation_space
+        self.observation_space = spaces.flatten_space(self.space)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:  # some environments draw from the global generators
@@ -455,8 +458,8 @@ class Adapter(gym.Wrapper):
         return self.flat(observation), np.asarray(reward).item(), *ended, {}
 
     def flat(self, observation) -> np.ndarray:
-        space = self.env.observation_space
-        if isinstance(space, spaces.Box) and np.shape(observation) != space.shape:
+        space, shape = self.space, np.shape(observation)
+        if isinstance(space, spaces.Box) and shape != space.shape:
             raise ValueError(f"an observation that is not of {space}: {observation!r}")
         return spaces.flatten(space, observation)
 
@@ -495,9 +498,9 @@ def worker(*arguments) -> None:
 def require_finite(**quantities) -> None:
     """Stop at the first number that is not finite, as float32 has it."""
     for name, x in quantities.items():
-        wrong = np.argwhere(~(np.abs(x) <= LARGEST))
-        if len(wrong):
-            where = f" of environment {wrong[0][0]}" if wrong.size else ""
+        wrong = ~(np.abs(x) <= LARGEST)
+        if wrong.any():
+            where = f" of environment {np.argwhere(wrong)[0][0]}" if wrong.ndim else ""
             raise FloatingPointError(f"{name}{where} is not finite in float32: {x}")
 
 
