@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -34,10 +35,15 @@ def command(algorithm: str, *flags, runs: Path) -> list[str]:
     return [*script, "--runs-dir", str(runs), *map(str, flags)]
 
 
+# What a user's shell need not say, though this one may
+UNSAID = {"PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8"}
+
+
 def environment(**variables: str) -> dict[str, str]:
     """One thread, and the test folder importable for `--env-id faulty:Name-v0`."""
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
+    said = {name: x for name, x in os.environ.items() if name not in UNSAID}
+    return said | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
 
 
 def run_command(algorithm: str, *flags, runs: Path, cwd: Path, **variables):
@@ -86,10 +92,21 @@ def fork(algorithm: str, *flags, runs: Path, **variables) -> int:
         os._exit(code)
 
 
+def status(pid: int, timeout: float = 120) -> int:
+    """The exit status of a forked process, which is killed if it does not end."""
+    handle = os.pidfd_open(pid)
+    in_time, _, _ = select.select([handle], [], [], timeout)
+    os.close(handle)
+    if not in_time:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert in_time, f"still running after {timeout} s"
+    return code
+
+
 def run(algorithm: str, *flags, runs: Path, **variables):
     """Run a script's command line in a forked process, to its end."""
-    pid = fork(algorithm, *flags, runs=runs, **variables)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = status(fork(algorithm, *flags, runs=runs, **variables))
     texts = [(runs / name).read_text() for name in (".stdout", ".stderr")]
     return subprocess.CompletedProcess(flags, code, *texts)
 

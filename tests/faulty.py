@@ -59,6 +59,18 @@ class Dies(Faulty):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class DiesInReset(Faulty):
+    """In the third iteration, which a checkpoint comes before."""
+
+    def reset(self, seed=None, options=None):
+        if getattr(self, "second", False) and self.steps > 90:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(seed=seed)
+
+    def fail(self, observation):
+        raise AssertionError("it should have died in reset")
+
+
 class RaisesInEvaluation(Task):
     """Fails 100 steps after a reset, which training comes to later."""
 

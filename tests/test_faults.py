@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from common import (
     rows_without_times,
     run,
     small,
+    status,
 )
 
 torch.set_num_threads(1)
@@ -36,12 +38,14 @@ PENDULUM = ["--env-id", "Pendulum-v1"]
 
 def started(runs: Path, process: subprocess.Popen, rows: int) -> Path:
     """The run's folder, once it holds as many rows."""
-    while process.poll() is None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
         for folder in runs.glob("[!.]*"):
             file = folder / "progress.csv"
             if file.exists() and file.read_text().count("\n") > rows:
                 return folder
         time.sleep(0.02)
+    process.kill()
     raise AssertionError(process.communicate())
 
 
@@ -111,8 +115,9 @@ def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: i
     """
     generator, resumed_from = random.Random(seed), []
     pid = fork(algorithm, *flags, runs=runs)
-    while not [*runs.glob("[!.]*/config.json")]:
+    while not [*runs.glob("[!.]*/checkpoint.pt")]:
         time.sleep(0.01)
+        assert ended(pid) is None, (runs / ".stderr").read_text()
     folder = only_run(runs)
     while len(resumed_from) < kills:
         goal = rows_on_disk(folder) + generator.randint(0, 5)
@@ -126,8 +131,7 @@ def kill_and_resume(algorithm: str, flags: list, runs: Path, kills: int, seed: i
         os.waitpid(pid, 0)
         resumed_from.append(state_of(folder)["at"]["iteration"])
         pid = fork(algorithm, "--resume", folder, runs=runs)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code == 0, (runs / ".stderr").read_text()
+    assert status(pid) == 0, (runs / ".stderr").read_text()
     return folder, resumed_from
 
 
@@ -140,16 +144,16 @@ def test_a_killed_run_ends_with_the_same_bits(algorithm, vectorization, tmp_path
     """
     steps = 400 if algorithm == "reinforce" else 256
     every = 3 * steps if vectorization == "sync" else 250
-    flags = [*PENDULUM, *small(algorithm, steps), "--total-timesteps", 40 * steps]
+    flags = [*PENDULUM, *small(algorithm, steps), "--total-timesteps", 24 * steps]
     flags += ["--checkpoint-every", every, "--eval-every", 4 * steps]
     flags += ["--num-epochs", 2, "--vectorization", vectorization]
     whole = run(algorithm, *flags, runs=tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     folder, came_from = kill_and_resume(
-        algorithm, flags, tmp_path / "killed", 4, seed=1
+        algorithm, flags, tmp_path / "killed", 3, seed=1
     )
-    assert len(came_from) == 4
-    assert sum(iteration > 0 for iteration in came_from) >= 2  # not from the start only
+    assert len(came_from) == 3
+    assert max(came_from) > 0  # not from the start only
     assert_same_run(only_run(tmp_path / "whole"), folder)
     assert not list(folder.glob("*.part"))
 
@@ -158,16 +162,19 @@ def test_a_killed_run_ends_with_the_same_bits(algorithm, vectorization, tmp_path
 def test_global_generators_are_seeded_too(vectorization, tmp_path):
     """Some environments draw from `random` and `np.random`."""
     flags = ["--env-id", "faulty:GlobalRandom-v0", *small("ppo", 256)]
-    flags += ["--vectorization", vectorization, "--total-timesteps", 256 * 24]
+    flags += ["--vectorization", vectorization, "--total-timesteps", 256 * 14]
     flags += ["--checkpoint-every", 512, "--eval-every", 1024]
     for name in ("one", "two"):
         assert run("ppo", *flags, runs=tmp_path / name).returncode == 0
     one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
     assert_same_run(one, two)
-    assert run("ppo", *flags, "--seed", 1, runs=tmp_path / "other").returncode == 0
+    flags_of_other = [*flags, "--seed", 1, "--total-timesteps", 256]
+    assert run("ppo", *flags_of_other, runs=tmp_path / "other").returncode == 0
     other = only_run(tmp_path / "other")
-    assert rows_without_times(other) != rows_without_times(one)
-    folder, _ = kill_and_resume("ppo", flags, tmp_path / "killed", 2, seed=2)
+    name = "train/episode_return"
+    assert rows_without_times(other)[0][name] != rows_without_times(one)[0][name]
+    folder, came_from = kill_and_resume("ppo", flags, tmp_path / "killed", 2, seed=2)
+    assert max(came_from) > 0
     assert_same_run(one, folder)
 
 
@@ -216,10 +223,12 @@ def a_run(algorithm: str, runs: Path, *flags) -> Path:
 def test_files_are_whole_at_any_instant(tmp_path):
     """Read over and over while a run writes after every iteration."""
     flags = [*PENDULUM, *small("ppo", 16), "--checkpoint-every", 1]
-    process = start("ppo", *flags, "--total-timesteps", 16 * 80, runs=tmp_path)
+    flags += ["--eval-episodes", 1, "--total-timesteps", 16 * 80]
+    process = start("ppo", *flags, runs=tmp_path)
     folder, reads = started(tmp_path, process, rows=1), 0
     while process.poll() is None:
-        assert zipfile.ZipFile(folder / "checkpoint.pt").testzip() is None
+        for file in folder.glob("*.pt"):
+            assert zipfile.ZipFile(file).testzip() is None
         lines = (folder / "progress.csv").read_text()
         assert lines.startswith("iteration,step,")
         assert lines.count("iteration") == 1
@@ -228,6 +237,7 @@ def test_files_are_whole_at_any_instant(tmp_path):
         reads += 1
     assert process.returncode == 0, process.communicate()
     assert reads > 20
+    assert (folder / "best.pt").exists()
 
 
 def test_resuming_cuts_the_table_to_the_checkpoint(tmp_path):
@@ -296,28 +306,31 @@ def refusal(algorithm: str, path: Path) -> str:
 
 
 def test_damaged_checkpoints_are_refused(finished, tmp_path):
-    """Cut at every KiB, and 500 flipped bits: refused, or else they change nothing.
+    """Cut at every KiB, and flipped bits: refused, or else they change nothing.
 
-    `torch.load` alone takes nearly all of them, with other values.
+    `torch.load` alone takes nearly all of them, with other values. The bits are 400
+    anywhere, and all of an entry of the directory: one of them makes it a folder there.
     """
     folder = Path(shutil.copytree(finished["ppo"], tmp_path / "run"))
     file = folder / "checkpoint.pt"
     whole, generator = file.read_bytes(), random.Random(0)
+    end = whole.index(b"archive/data/0", zipfile.ZipFile(file).start_dir)
+    bits = [generator.randrange(8 * len(whole)) for _ in range(400)]
     good = SCRIPTS["ppo"].load(folder)
     for n in range(0, len(whole), 1024):
         file.write_bytes(whole[:n])
         assert "cannot be read" in refusal("ppo", folder)
     refused = 0
-    for _ in range(500):
+    for bit in [*bits, *range(8 * (end - 46), 8 * end)]:
         content = bytearray(whole)
-        content[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        content[bit // 8] ^= 1 << bit % 8
         file.write_bytes(bytes(content))
         try:
             assert_same(SCRIPTS["ppo"].load(folder), good)  # a bit of the padding
         except SystemExit as stop:
             assert any(word in stop.code for word in ("damaged", "cannot be read"))  # noqa: PT017
             refused += 1
-    assert refused > 300
+    assert refused > 400
 
 
 class Creates:
@@ -339,7 +352,8 @@ def test_a_checkpoint_runs_no_code(finished, tmp_path):
         for flag in ("--resume", "--evaluate"):
             result = run("ppo", flag, folder, runs=tmp_path)
             assert result.returncode == 1
-            assert "checkpoint.pt cannot be read" in result.stderr
+            (line,) = result.stderr.splitlines()
+            assert "checkpoint.pt cannot be read" in line
             assert not trap.exists()
     pickle.loads(pickle.dumps(Creates(trap))).close()
     assert trap.exists()  # the trap does work
@@ -355,23 +369,32 @@ def test_checkpoints_of_other_algorithms_are_refused(finished):
 
 
 def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether a process of the group still runs; one that was killed has a moment."""
+    time.sleep(0.1)
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_the_run_within_5_seconds(number, vectorization, tmp_path):
-    """Ctrl-C reaches the whole process group, SIGTERM only the parent."""
-    flags = [*PENDULUM, *small("ppo", 2048), "--vectorization", vectorization]
+@pytest.mark.parametrize(
+    ("number", "send", "vectorization"),
+    [
+        (signal.SIGINT, os.killpg, "sync"),
+        (signal.SIGINT, os.killpg, "async"),  # Ctrl-C reaches all processes
+        (signal.SIGTERM, os.kill, "sync"),
+        (signal.SIGTERM, os.kill, "async"),
+        (signal.SIGTERM, os.killpg, "async"),  # as a cluster's queue does it
+    ],
+)
+def test_signals_end_the_run_within_5_seconds(number, send, vectorization, tmp_path):
+    flags = [*PENDULUM, *small("ppo", 1024), "--vectorization", vectorization]
     process = start("ppo", *flags, runs=tmp_path)
     folder = started(tmp_path, process, rows=1)
-    time.sleep(0.3)
+    time.sleep(0.2)
     before = time.monotonic()
-    send = os.killpg if number == signal.SIGINT else os.kill
     send(process.pid, number)
     out, err = process.communicate(timeout=20)
     assert time.monotonic() - before < 5
@@ -410,13 +433,13 @@ def test_a_stop_names_the_step_of_the_checkpoint(tmp_path):
 def test_a_failing_environment_stops_the_run(env_id, message, vectorization, tmp_path):
     flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--checkpoint-every", 1]
     flags += ["--vectorization", vectorization, "--eval-episodes", 0]
-    process = start("ppo", *flags, runs=tmp_path)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert message in err
+    pid = fork("ppo", *flags, runs=tmp_path)
+    assert status(pid) == 1
+    assert message in (tmp_path / ".stderr").read_text()
+    out = (tmp_path / ".stdout").read_text()
     assert "in iteration 3; to go on from step 192" in out
     assert state_of(only_run(tmp_path))["at"]["iteration"] == 2
-    assert not alive(process.pid)
+    assert not alive(pid)
 
 
 @pytest.mark.parametrize(
@@ -434,15 +457,18 @@ def test_a_failure_in_an_evaluation_stops_the_run(env_id, message, tmp_path):
     assert state_of(only_run(tmp_path))["at"]["iteration"] == 1
 
 
-def test_a_dying_worker_stops_the_run(tmp_path):
-    flags = ["--env-id", "faulty:Dies-v0", *small("ppo"), "--checkpoint-every", 1]
+@pytest.mark.parametrize("env_id", ["Dies", "DiesInReset"])
+def test_a_dying_worker_stops_the_run(env_id, tmp_path):
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--checkpoint-every", 1]
     flags += ["--vectorization", "async", "--eval-episodes", 0]
-    process = start("ppo", *flags, runs=tmp_path)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err.splitlines()[-1] == "environment 1 left, exit status -9"
+    pid = fork("ppo", *flags, runs=tmp_path)
+    assert status(pid) == 1
+    last = (tmp_path / ".stderr").read_text().splitlines()[-1]
+    assert last == "environment 1 left, exit status -9"
+    out = (tmp_path / ".stdout").read_text()
+    assert "EOFError in iteration 3; to go on from step 192" in out
     assert state_of(only_run(tmp_path))["at"]["iteration"] == 2
-    assert not alive(process.pid)
+    assert not alive(pid)
 
 
 TRAIN = """
@@ -452,12 +478,17 @@ import ppo
 
 if __name__ == "__main__":
     multiprocessing.set_start_method({method!r})
-    ppo.main()
+    ppo.train(ppo.parse())
 """
 
 
-@pytest.mark.parametrize("env_id", ["RaisesAtOnce", "RaisesUnpicklable"])
-@pytest.mark.parametrize("method", ["sync", "fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("env_id", "method"),
+    [
+        *product(["RaisesAtOnce"], ["sync", "fork", "spawn", "forkserver"]),
+        *product(["RaisesUnpicklable"], ["fork", "spawn"]),
+    ],
+)
 def test_a_users_own_traceback_is_whole(method, env_id, tmp_path):
     paths = [str(ROOT), str(ROOT / "tests")]
     start_method = "fork" if method == "sync" else method
@@ -471,9 +502,10 @@ def test_a_users_own_traceback_is_whole(method, env_id, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
     )
     assert result.returncode == 1, result.stderr
+    assert "to go on from step 0" in result.stdout
     if env_id == "RaisesAtOnce":
         assert "in deeper\n    return 1.0 if self.count" in result.stderr
         assert "ZeroDivisionError: integer modulo by zero" in result.stderr
@@ -481,7 +513,10 @@ def test_a_users_own_traceback_is_whole(method, env_id, tmp_path):
         assert "faulty.CannotBePickled: a lock inside" in result.stderr
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("algorithm", "vectorization"),
+    [("ppo", "sync"), ("ppo", "async"), ("reinforce", "sync")],
+)
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
@@ -493,43 +528,54 @@ def test_a_users_own_traceback_is_whole(method, env_id, tmp_path):
     ],
 )
 def test_what_cannot_be_learned_from_stops_the_run(
-    env_id, message, vectorization, tmp_path
+    env_id, message, algorithm, vectorization, tmp_path
 ):
-    flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo"), "--eval-episodes", 0]
-    flags += ["--vectorization", vectorization]
-    result = run("ppo", *flags, runs=tmp_path)
+    flags = ["--env-id", f"faulty:{env_id}-v0", *small(algorithm)]
+    flags += ["--vectorization", vectorization, "--eval-episodes", 0]
+    result = run(algorithm, *flags, runs=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr
     assert "to go on from step 0" in result.stdout
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("env_id", "vectorization"),
-    [*product(["ArrayReward", "Fractions"], ["sync", "async"]), ("CloseFails", "sync")],
+    ("env_id", "warning"),
+    [("ArrayReward", "must be a float"), ("Fractions", "dtype to be int64")],
 )
 def test_gymnasiums_warnings_are_seen_and_the_run_goes_on(
-    env_id, vectorization, tmp_path
+    env_id, warning, vectorization, tmp_path
 ):
-    warning = {"ArrayReward": "must be a float", "Fractions": "dtype to be int64"}
     flags = ["--env-id", f"faulty:{env_id}-v0", *small("ppo")]
     flags += ["--vectorization", vectorization, "--total-timesteps", 300]
     process = start("ppo", *flags, runs=tmp_path)
     _, err = process.communicate(timeout=60)
-    assert warning.get(env_id, "the physics server is gone") in err
-    assert len(rows_without_times(only_run(tmp_path))) >= 4
-    if env_id != "CloseFails":
-        assert process.returncode == 0, err
+    assert process.returncode == 0, err
+    assert warning in err
+    assert len(rows_without_times(only_run(tmp_path))) == 4
 
 
-def test_a_simulator_of_one_instance_that_is_made_in_reset(tmp_path):
-    flags = [*small("ppo")[:-6], "--value-layers", 16, "--num-envs", 1]
-    flags += ["--unroll-length", 64, "--num-minibatches", 2, "--eval-episodes", 0]
-    for env_id in ("OneInstance", "CloseBeforeReset"):
-        config = ["--env-id", f"faulty:{env_id}-v0", "--total-timesteps", 300]
-        result = run("ppo", *config, *flags, runs=tmp_path / env_id)
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@pytest.mark.parametrize(
+    ("env_id", "more"),
+    [
+        ("CloseBeforeReset", []),
+        ("CloseFails", []),
+        ("OneInstance", ["--num-envs", 1, "--eval-episodes", 0]),
+    ],
+)
+def test_what_close_does_loses_no_run(env_id, more, algorithm, tmp_path):
+    flags = ["--env-id", f"faulty:{env_id}-v0", "--total-timesteps", 300]
+    result = run(algorithm, *flags, *small(algorithm), *more, runs=tmp_path)
+    folder = only_run(tmp_path)
+    assert state_of(folder)["at"]["step"] >= 300
+    last = rows_without_times(folder)[-1]
+    assert int(last["step"]) >= 300
+    assert (last["eval/return_mean"] == "") == ("--eval-episodes" in more)
+    if env_id == "CloseFails":
+        assert "the physics server is gone" in result.stderr
+    else:
         assert result.returncode == 0, result.stderr
-        (last,) = rows_without_times(only_run(tmp_path / env_id))[-1:]
-        assert last["eval/return_mean"] == ""
 
 
 def test_rewards_of_any_unit_learn_alike(tmp_path):
@@ -556,6 +602,15 @@ def test_where_episodes_are_cut_is_said(tmp_path):
     flags += ["--env-id", "faulty:OneStep-v0", "--checkpoint-every", 200]
     reset = run("ppo", *flags, runs=tmp_path)
     assert "episodes are cut after 100 steps: --checkpoint-every" in reset.stdout
+
+
+def test_reinforce_cuts_no_episode_at_a_checkpoint(tmp_path):
+    flags = [*small("reinforce", 32), "--total-timesteps", 300, "--eval-episodes", 0]
+    flags += ["--env-id", "tasks:Hundred-v0", "--checkpoint-every", 50]
+    result = run("reinforce", *flags, runs=tmp_path)
+    table = rows_without_times(only_run(tmp_path))
+    assert {row["train/episode_length"] for row in table} == {"100.0"}
+    assert "--checkpoint-every" not in result.stdout
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
@@ -605,12 +660,12 @@ def test_an_odd_environment_is_trained_in(env_id, algorithm, tmp_path, monkeypat
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_memory_does_not_grow(vectorization, tmp_path):
     flags = [*PENDULUM, *small("ppo", 64), "--vectorization", vectorization]
-    flags += ["--total-timesteps", 64 * 210, "--eval-every", 320]
+    flags += ["--total-timesteps", 64 * 130, "--eval-every", 640]
     process = start("ppo", *flags, runs=tmp_path)
     size = {}
-    for rows in (20, 200):
+    for rows in (20, 120):
         started(tmp_path, process, rows)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        size[rows] = int(status.split("VmRSS:")[1].split()[0])
+        memory = Path(f"/proc/{process.pid}/status").read_text()
+        size[rows] = int(memory.split("VmRSS:")[1].split()[0])
     process.communicate(timeout=60)
-    assert size[200] < 1.02 * size[20], size
+    assert size[120] < 1.02 * size[20], size

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +38,12 @@ FLAGS = [  # and what the message must name
     ("--precision float16", "--precision"),
     ("--env-id", "--env-id"),
     ("--no-such-flag", "--no-such-flag"),
-    ("--total-timestep 5", "--total-timesteps"),  # a suggestion
+    ("--total-timestep 5", "Perhaps you meant:"),
     ("stray", "stray"),
     ("--resume", "--resume"),
+    # An unset variable of the shell must not start another run
+    ("--unroll-length 8 --total-timesteps 1 --resume=", "resume"),
+    ("--unroll-length 8 --total-timesteps 1 --evaluate=", "evaluate"),
 ]
 OTHER = [
     ("--device cuda", "--device cuda: PyTorch finds no GPU"),
@@ -56,8 +60,11 @@ OTHER = [
     ("--env-id faulty:HugeActions-v0", "Box(-3.4028235e+38"),
     ("--resume /nowhere", "/nowhere"),
     ("--evaluate /nowhere", "/nowhere"),
+    ("--resume {folder}/..", "../checkpoint.pt cannot be read: FileNotFoundError"),
     ("--evaluate {folder}/progress.csv", "progress.csv cannot be read"),
+    ("--resume {folder}/best.pt", "best.pt"),  # which has the policy only
     ("--runs-dir /proc/none", "--runs-dir"),
+    ("--runs-dir /proc/none --vectorization async --num-envs 2", "--runs-dir"),
 ]
 TABLE = [(*case, 2) for case in FLAGS] + [(*case, 1) for case in OTHER]
 
@@ -76,7 +83,16 @@ def test_a_mistake_is_named(arguments, named, status, folder, tmp_path, monkeypa
     assert result.returncode == status, result.stderr
     assert named in result.stderr
     assert "Traceback" not in result.stderr
+    assert status == 2 or len(result.stderr.splitlines()) == 1
     assert everything(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {".stdout", ".stderr"}
+
+
+def test_what_an_environment_raises_when_it_is_made_is_whole(tmp_path):
+    result = run("ppo", "--env-id", "tasks:Broken-v0", runs=tmp_path)
+    assert result.returncode == 1
+    assert 'raise RuntimeError("the simulator\\nis not' in result.stderr
+    assert result.stderr.endswith("RuntimeError: the simulator\nis not installed\n")
     assert {path.name for path in tmp_path.iterdir()} == {".stdout", ".stderr"}
 
 
@@ -217,19 +233,22 @@ def test_any_encoding_will_do(flags, encoding, tmp_path):
 
 
 def test_a_log_is_there_while_the_run_goes_on(tmp_path):
+    """A few lines, much less than what Python would keep for later."""
     flags = ["--env-id", "Pendulum-v1", *small("ppo"), "--total-timesteps", 10**7]
     words = [sys.executable, ROOT / "ppo.py", *map(str, flags)]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=log)
     try:
         for _ in range(1000):
-            if "step 192: return" in (tmp_path / "log").read_text():
+            if [*tmp_path.glob("runs/*/best.pt")]:  # after the first evaluation
                 break
             assert process.poll() is None
-            PPO.time.sleep(0.05)
-        else:
-            pytest.fail("nothing in the log")
+            time.sleep(0.02)
+        time.sleep(0.5)
         assert process.poll() is None
+        lines = (tmp_path / "log").read_text().splitlines()
+        assert lines[0].startswith("ppo: Pendulum-v1, 3 observations")
+        assert lines[1].startswith("step 192: return")
     finally:
         process.kill()
         process.wait()
