@@ -49,6 +49,7 @@ from torch.optim import Adam
 from tqdm import tqdm
 
 ALGORITHM = "vmpo"
+WHOLE_EPISODES = False  # whether every rollout ends with an episode
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
 ZERO = "seed", "eval_episodes"  # the counts that may be
@@ -103,6 +104,8 @@ class Config:
         for name, value in vars(self).items():
             counts = type(getattr(Config, name)) in (int, tuple) and name not in ZERO
             low, high = int(counts), 1 if name in FRACTIONS else 1e15
+            if value == "":
+                raise ValueError(f"{name}: nothing is given")
             for x in value if isinstance(value, tuple) else [value]:
                 if type(x) in (int, float) and not low <= x <= high:
                     raise ValueError(f"{name}: {x} is not from {low} to {high:g}")
@@ -472,6 +475,7 @@ def make_environment(config, render_mode=None, film: Path | None = None) -> gym.
 def worker(*arguments) -> None:
     """Gymnasium's, but an error ends it with a traceback: sent home, it may hang."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     arguments[5].put = lambda error: sys.exit(error[3])
     _async_worker(*arguments)
 
@@ -598,7 +602,8 @@ def load(path: str) -> dict:
     """What was saved; loading runs no code that the file might hold."""
     path = Path(path, "checkpoint.pt") if Path(path).is_dir() else path
     try:
-        damaged = zipfile.ZipFile(path).testzip()  # torch.load overlooks flipped bits
+        file = zipfile.ZipFile(path)  # torch.load overlooks flipped bits
+        damaged = file.testzip() or any(x.external_attr for x in file.infolist())
         state = torch.load(path, map_location="cpu", weights_only=True)
         owner = state["algorithm"]
     except Exception as error:
@@ -664,6 +669,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     spec = gym.registry[env.spec.id]
     print(f"{ALGORITHM}: {spec.id}, {size} observations, actions in {space}")
     between = max(config.checkpoint_every // config.num_envs, config.unroll_length)
+    between = math.inf if WHOLE_EPISODES else between
     longest = min(spec.max_episode_steps or LONGEST_EPISODE, between)
     if longest != spec.max_episode_steps:
         why = "--checkpoint-every" if longest == between else "no limit is registered"
@@ -709,6 +715,7 @@ def train(config: Config) -> Path:
             if row["eval/return_mean"] != "":
                 text = "return {eval/return_mean:.1f} ± {eval/return_std:.1f}"
                 bar.write(f"step {at.step:,}: {text.format(**row)}")
+        environments.vector.close()  # in good order; below, at once
     except BaseException as error:
         text = f"{type(error).__name__} in iteration {at.iteration + 1}; to go on from"
         bar.write(f"{text} step {at.saved:,}: python {ALGORITHM}.py --resume {run}")
@@ -758,7 +765,10 @@ def parse(arguments: list[str] | None = None) -> Config:
     read = partial(tyro.cli, Config, args=words, description=__doc__.splitlines()[0])
     config = read()
     if path := config.resume or config.evaluate:
-        saved = load(path)["config"] | {"resume": None, "evaluate": None}
+        state = load(path)
+        if config.resume and "agent" not in state:
+            sys.exit(f"{path} holds the policy alone, to play with --evaluate")
+        saved = state["config"] | {"resume": None, "evaluate": None}
         config = read(default=Config(**saved))
     if config.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: PyTorch finds no GPU here")
