@@ -25,8 +25,9 @@ import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,7 @@ from gymnasium.vector.async_vector_env import _async_worker
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn.functional import softplus
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 from tqdm import tqdm
 
@@ -51,6 +52,8 @@ WHOLE_EPISODES = False  # whether every rollout ends with an episode
 LONGEST_EPISODE = 10_000  # steps, in an environment without a time limit
 LARGEST = np.finfo(np.float32).max
 ZERO = "seed", "eval_episodes"  # the counts that may be
+RANK = int(os.environ.get("RANK", 0))  # of this process among those of torchrun
+WORLD = int(os.environ.get("WORLD_SIZE", 1))  # the number of these processes
 FRACTIONS = "learning_rate_decay", "gamma", "gae_lambda"
 
 
@@ -100,7 +103,9 @@ class Config:
             for x in value if isinstance(value, tuple) else [value]:
                 if type(x) in (int, float) and not low <= x <= high:
                     raise ValueError(f"{name}: {x} is not from {low} to {high:g}")
-        batch = self.num_envs * self.unroll_length
+        if self.num_envs % WORLD:
+            raise ValueError(f"num_envs must be a multiple of the {WORLD} processes")
+        batch = self.num_envs // WORLD * self.unroll_length  # of each process
         if batch % self.num_minibatches:
             raise ValueError(f"num_minibatches must divide the {batch} steps")
         if self.normalize_advantages and batch == self.num_minibatches:
@@ -131,10 +136,12 @@ class RunningStatistics(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def absorb(self, samples: Tensor) -> None:  # [B, *shape]
-        """Pool with B more samples (Chan, Golub and LeVeque 1979)."""
-        variance, mean = torch.var_mean(samples.double(), dim=0, correction=0)
-        self.count += len(samples)
-        weight, delta = len(samples) / self.count, mean - self.mean
+        """Pool with B more samples of each process (Chan, Golub and LeVeque 1979)."""
+        variance, own = torch.var_mean(samples.double(), dim=0, correction=0)
+        mean = average(own)
+        variance = average(variance + (own - mean) ** 2)
+        self.count += WORLD * len(samples)
+        weight, delta = WORLD * len(samples) / self.count, mean - self.mean
         self.mean += weight * delta
         self.variance.lerp_(variance, weight).add_(weight * (1 - weight) * delta**2)
         # A constant's rounding errors are no signal; a signal of 1e-9 is one
@@ -287,8 +294,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
         for i in shuffled.tensor_split(config.num_minibatches):
             observations, A = batch.observations[i], advantages[i]
             if config.normalize_advantages:
-                A = A - A.mean()
-                A = A / (A.square().mean().sqrt() + 1e-8)
+                A = A - average(A.mean())
+                A = A / (average(A.square().mean()).sqrt() + 1e-8)
             distribution = agent.policy(observations)
             log_prob = distribution.log_prob(batch.actions[i])
             # Alg. 6: dθ ← ∇_θ 1/|D| Σ_D min(π/β, clip(π/β, 1 − ε, 1 + ε)) A
@@ -302,6 +309,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             # Alg. 6: update θ and ϕ using dθ and dϕ
             optimizer.zero_grad()
             loss.backward()
+            average_gradients(agent)
             grad_norm = clip_grad_norm_(agent.policy.parameters(), config.max_grad_norm)
             clip_grad_norm_(agent.value.parameters(), config.max_grad_norm)
             optimizer.step()
@@ -311,7 +319,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             change = (log_prob - batch.log_prob_old[i]).expm1().abs()
             log["clip_fraction"].append((change > config.epsilon).float().mean())
     means = torch.stack([torch.stack(values).mean() for values in log.values()])
-    return dict(zip(log, means.tolist(), strict=True))
+    return dict(zip(log, average(means).tolist(), strict=True))
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
@@ -431,7 +439,8 @@ class Environments:
 
     def reset(self, *numbers: int) -> int:
         """Start all episodes anew, as these numbers alone decide; returns a seed."""
-        seeds = np.random.SeedSequence(numbers).generate_state(self.vector.num_envs + 1)
+        count = WORLD * (self.vector.num_envs + 1)
+        seeds = np.random.SeedSequence(numbers).generate_state(count)[RANK::WORLD]
         *seeds, seed = (seeds >> 1).tolist()  # C simulators want them below 2³¹
         observations, _ = self.vector.reset(seed=seeds)
         require_finite(observation=observations)
@@ -489,6 +498,22 @@ def evaluate(policy: Policy, config, run: Path, iteration: int) -> dict[str, flo
     score = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
     score |= {"eval/length_mean": lengths.mean()}
     return {name: value.item() for name, value in score.items()}
+
+
+# ── processes of torchrun ───────────────────────────────────────────────────────────
+def average(x: Tensor) -> Tensor:
+    """The mean over the processes."""
+    if WORLD > 1:
+        x = x / WORLD
+        torch.distributed.all_reduce(x)
+    return x
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Those of the loss over all processes, by one all-reduce of one flat buffer."""
+    if WORLD > 1:
+        gradients = [x.grad for x in network.parameters()]
+        vector_to_parameters(average(parameters_to_vector(gradients)), gradients)
 
 
 # ── run folder ──────────────────────────────────────────────────────────────────────
@@ -553,29 +578,31 @@ def measure(policy: Policy, batch: Batch) -> dict[str, float]:
     metrics["entropy"] = policy.entropy(distribution).mean()
     if not policy.discrete:
         metrics["std"] = distribution.stddev.mean()
-    return {name: value.item() for name, value in metrics.items()}
+    return {name: average(value).item() for name, value in metrics.items()}
 
 
 def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict:
     """One rollout and the update on it; returns a row for the log."""
     start = time.perf_counter()
     batch = rollout(agent, environments, config)
-    steps = len(batch.actions)
+    steps = WORLD * len(batch.actions)
     if agent.statistics.enabled and not agent.statistics.count:
         # To learn on raw observations would spoil Adam's moments for a long time
         agent.statistics.absorb(batch.observations)
         batch = rollout(agent, environments, config)
-        steps += len(batch.actions)
+        steps += WORLD * len(batch.actions)
     middle = time.perf_counter()
     metrics = update(agent, optimizer, batch, config)
     largest = parameters_to_vector(agent.parameters()).detach().abs().max().item()
     losses = {name: value for name, value in metrics.items() if "loss" in name}
     require_finite(**losses, parameter=largest)
     metrics = measure(agent.policy, batch) | metrics
-    if environments.finished:
-        _, returns, lengths = np.mean(environments.finished, axis=0)
-        metrics |= {"episode_return": returns, "episode_length": lengths}
-        environments.finished = []
+    finished = [(0.0, 0, 0), *((1, *score) for _, *score in environments.finished)]
+    sums = torch.tensor(np.sum(finished, axis=0), device=config.device)
+    count, *sums = average(sums).tolist()
+    if count:
+        metrics["episode_return"], metrics["episode_length"] = (x / count for x in sums)
+    environments.finished = []
     agent.statistics.absorb(batch.observations)
     end = time.perf_counter()
     names = "train/episode_return train/episode_length eval/return_mean eval/return_std"
@@ -583,7 +610,7 @@ def iterate(agent: Agent, optimizer, environments: Environments, config) -> dict
     row |= {f"train/{name}": value for name, value in metrics.items()}
     row["time/steps_per_second"] = steps / (end - start)
     row["time/rollout_steps_per_second"] = steps / (middle - start)
-    row["time/update_steps_per_second"] = len(batch.actions) / (end - middle)
+    row["time/update_steps_per_second"] = WORLD * len(batch.actions) / (end - middle)
     return row | {"step": steps}
 
 
@@ -620,18 +647,24 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
 
 def train(config: Config) -> Path:
     """Learn for `total_timesteps`; returns the folder of the run."""
+    if WORLD > 1:
+        if config.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # A long time, since all wait for the evaluations, which are the first one's
+        torch.distributed.init_process_group(timeout=timedelta(days=1))
     agent, optimizer, at, env_id = make_agent(config)
-    make = [partial(make_environment, config)] * config.num_envs
+    make = [partial(make_environment, config)] * (config.num_envs // WORLD)
     environments = Environments(make, config, config.vectorization)
-    run, tracker = open_run(config, env_id, at.iteration), None
-    if config.track:
+    run = open_run(config, env_id, at.iteration) if RANK == 0 else None
+    tracker = None
+    if config.track and RANK == 0:
         import wandb  # only here: it takes seconds
 
         names = {"project": config.wandb_project, "id": run.name, "resume": "allow"}
         tracker = wandb.init(**names, dir=run, config=asdict(config))
         tracker.define_metric("*", step_metric="step")
     total = config.total_timesteps
-    bar = tqdm(total=total, initial=at.step, unit=" steps", disable=None)
+    bar = tqdm(total=total, initial=at.step, unit=" steps", disable=RANK > 0 or None)
     try:
         for row in learn(agent, optimizer, environments, config, run, at):
             with open(run / "progress.csv", "a") as file:
@@ -665,7 +698,8 @@ def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dic
     while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
-            save(run / "checkpoint.pt", config, at, agent, optimizer)
+            if RANK == 0:
+                save(run / "checkpoint.pt", config, at, agent, optimizer)
             # In runs that never stop too, so that resuming changes nothing
             torch.manual_seed(environments.reset(config.seed, at.iteration))
         lost = config.learning_rate_decay * at.step / total
@@ -675,15 +709,17 @@ def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dic
         at.iteration, before, at.step = at.iteration + 1, at.step, at.step + row["step"]
         row |= {"iteration": at.iteration, "step": at.step}
         due = at.step // config.eval_every > before // config.eval_every
-        if config.eval_episodes and (due or at.step >= total):
+        if config.eval_episodes and (due or at.step >= total) and RANK == 0:
             row |= evaluate(agent.policy, config, run, at.iteration)
             if row["eval/return_mean"] > at.best:
                 at.best = row["eval/return_mean"]
                 save(run / "best.pt", config, at, agent)
         row["time/elapsed_seconds"] = at.seconds = time.perf_counter() - start
-        yield row
+        if RANK == 0:
+            yield row
     at.saved = at.step
-    save(run / "checkpoint.pt", config, at, agent, optimizer)
+    if RANK == 0:
+        save(run / "checkpoint.pt", config, at, agent, optimizer)
 
 
 # ── command line ────────────────────────────────────────────────────────────────────
@@ -713,8 +749,12 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # nohup … > log
     sys.path.append(os.getcwd())  # for module:Name-v0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as at Ctrl-C
-    config = parse()
+    if RANK:  # the first process tells
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    config = None
     try:
+        with redirect_stderr(sys.stdout if RANK else sys.stderr):
+            config = parse()
         if not config.evaluate:
             train(config)
         else:
@@ -725,8 +765,14 @@ def main() -> None:
             print(f"step {at.step:,}: {score}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except SystemExit as stop:  # an environment's own, maybe
-        sys.exit(stop.code or 1)
+    except (Exception, SystemExit) as error:
+        lost = isinstance(error, RuntimeError)  # the connection to another, maybe
+        if WORLD > 1 and (RANK or lost):  # torchrun ends this one when that has told
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(5 * lost + 5 * (RANK > 0))
+        if config and isinstance(error, SystemExit) and not error.code:
+            sys.exit(1)  # an environment has left
+        raise
 
 
 if __name__ == "__main__":
