@@ -713,6 +713,8 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
     if longest != spec.max_episode_steps:
         why = "--checkpoint-every" if longest == between else "no limit is registered"
         print(f"episodes are cut after {longest:,} steps: {why}")
+    if config.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     torch.manual_seed(config.seed)
     agent = Agent(size, space, config).to(config.device)
     optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
@@ -729,10 +731,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
 
 def train(config: Config) -> Path:
     """Learn for `total_timesteps`; returns the folder of the run."""
-    if WORLD > 1:
-        if config.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # A long time, since all wait for the evaluations, which are the first one's
+    if WORLD > 1:  # with patience: only the first process evaluates
         torch.distributed.init_process_group(timeout=timedelta(days=1))
     agent, optimizer, at, env_id = make_agent(config)
     make = [partial(make_environment, config)] * (config.num_envs // WORLD)
@@ -839,6 +838,8 @@ def main() -> None:
             config = parse()
         if not config.evaluate:
             train(config)
+            if WORLD > 1:  # at an ordinary end gloo's threads may abort the process
+                os._exit(0)
         else:
             agent, _, at, _ = make_agent(config)
             run = Path(config.evaluate)
