@@ -281,9 +281,9 @@ def conjugate_gradient(
         if square <= smallest:
             break
         product = matvec(direction)
-        step = square / direction.dot(product)
-        x += step * direction
-        residual -= step * product
+        length = square / direction.dot(product)
+        x += length * direction
+        residual -= length * product
         square, previous = residual.dot(residual), square
         direction = residual + square / previous * direction
     return x
@@ -334,8 +334,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 A = A / (A.square().mean().sqrt() + 1e-8)
             if epoch == 0:  # Table 2: the other epochs are the critic's alone
                 data = observations, batch.actions[i], batch.log_prob_old[i], A
-                step = trust_region_step(agent.policy, *data, config)
-                for name, value in step.items():
+                measured = trust_region_step(agent.policy, *data, config)
+                for name, value in measured.items():
                     log[name].append(value)
             # Alg. 5: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
             critic_loss = value_loss(agent.value(observations), returns[i])
@@ -370,29 +370,29 @@ def trust_region_step(
     # Alg. 5: Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
     d = conjugate_gradient(matvec, g, config.cg_max_iterations)
     product = matvec(d)
-    step = (2 * config.delta / d.dot(product)).sqrt() * d
-    steps, accepted = line_search(
-        policy, step, observations, actions, log_prob_old, A, config
+    full_step = (2 * config.delta / d.dot(product)).sqrt() * d
+    m, accepted = line_search(
+        policy, full_step, observations, actions, log_prob_old, A, config
     )
     return {
         "policy_loss": -gain.detach(),
         "grad_norm": g.norm(),
         "cg_residual": (g - product).norm(),
-        "line_search_steps": g.new_tensor(steps),
+        "line_search_steps": g.new_tensor(m),
         "step_accepted": g.new_tensor(accepted),
     }
 
 
 @torch.no_grad()
 def line_search(
-    policy: Policy, step: Tensor, observations, actions, log_prob_old, A, config
+    policy: Policy, full_step: Tensor, observations, actions, log_prob_old, A, config
 ) -> tuple[int, bool]:
     """Shorten the step until it is good; leave θ as it was if it never is."""
     old, theta_old = policy(observations), parameters_to_vector(policy.parameters())
     old_gain = surrogate(old.log_prob(actions), log_prob_old, A)
     for m in range(config.line_search_max_iterations + 1):
         # Alg. 5: θ ← θ_old + b^m √(2δ / dᵀĤd) d
-        theta = theta_old + config.line_search_shrinkage**m * step
+        theta = theta_old + config.line_search_shrinkage**m * full_step
         vector_to_parameters(theta, policy.parameters())
         new = policy(observations)
         gain = surrogate(new.log_prob(actions), log_prob_old, A)
