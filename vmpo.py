@@ -91,6 +91,7 @@ class Config:
     gae_lambda: float = 0.95  # λ; 1 is the n-step estimate of Eq. 14
     normalize_advantages: bool = False  # in each minibatch
     importance_weights: bool = False  # weigh D̃ by π_θ/β too (end of Section 4.5)
+    top_half: bool = True  # D̃ is the half of D with larger A; off: all of D
     eta_init: float = 1.0  # temperature η at the start
     eta_min: float = 1e-8  # smallest η
     eps_eta: float = 0.01  # KL target of the temperature, ε_η
@@ -330,7 +331,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 A = A - A.mean()
                 A = A / (A.square().mean().sqrt() + 1e-8)
             losses = minibatch_losses(agent, old_policy, batch, i, A, config)
-            actor_loss, penalty, eta_loss = losses
+            actor_loss, penalty, eta_loss, kls = losses
             # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
             loss = actor_loss + penalty + eta_loss
             # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
@@ -347,20 +348,24 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             log["policy_loss"].append(actor_loss.detach())
             log["value_loss"].append(critic_loss.detach())
             log["grad_norm"].append(grad_norm)
-            log["kl_loss"].append(penalty.detach())
             log["temperature_loss"].append(eta_loss.detach())
-    log |= measure_constraints(agent, old_policy(batch.observations), batch)
+            for name, kl in zip(["mean", "std"], kls, strict=False):
+                log[f"kl_{name}"].append(kl.detach().mean())  # L_ν's value is ν ε_ν
+    log["eta"] = [agent.eta.detach()]
+    for name, nu in zip(["mean", "std"], agent.nu.detach(), strict=False):
+        log[f"nu_{name}"] = [nu]
     means = torch.stack([torch.stack(values).mean() for values in log.values()])
     return dict(zip(log, means.tolist(), strict=True))
 
 
 def minibatch_losses(
     agent: Agent, old_policy: Policy, batch: "Batch", i: Tensor, A: Tensor, config
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L_π, L_ν and L_η on the part i of D, whose advantages are A."""
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """L_π, L_ν and L_η on the part i of D, whose advantages are A; the KLs of L_ν."""
     distribution = agent.policy(batch.observations[i])
     log_prob = distribution.log_prob(batch.actions[i])
-    top_half = A.topk((len(A) + 1) // 2).indices  # Alg. 8: Compute D̃
+    size = (len(A) + 1) // 2 if config.top_half else len(A)
+    top_half = A.topk(size).indices  # Alg. 8: Compute D̃
     A, log_ratio = A[top_half], (log_prob - batch.log_prob_old[i])[top_half]
     log_weights = config.importance_weights * log_ratio.detach()
     # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
@@ -371,17 +376,7 @@ def minibatch_losses(
     actor_loss = policy_loss(log_prob[top_half], A, agent.eta, log_weights)
     # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
     eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_weights)
-    return actor_loss, penalty, eta_loss
-
-
-@torch.no_grad()
-def measure_constraints(agent: Agent, old: Distribution, batch: "Batch") -> dict:
-    """η, and each ν with the KL that it penalises, over the whole batch."""
-    kls = split_kl(old, agent.policy(batch.observations))
-    log = {"eta": [agent.eta]}
-    for name, nu, kl in zip(["mean", "std"], agent.nu, kls, strict=False):
-        log |= {f"nu_{name}": [nu], f"kl_{name}": [kl.mean()]}
-    return log
+    return actor_loss, penalty, eta_loss, kls
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
