@@ -20,14 +20,14 @@ import vmpo
 torch.set_num_threads(1)
 
 
-def random_batch(seed: int, T: int = 12, N: int = 5) -> dict[str, torch.Tensor]:
+def random_batch(seed: int, U: int = 12, N: int = 5) -> dict[str, torch.Tensor]:
     """Rewards, values and both kinds of episode ends, mixed."""
     generator = torch.Generator().manual_seed(seed)
-    normal = lambda: torch.randn(T, N, generator=generator, dtype=torch.float64)  # noqa: E731
-    ends = torch.rand(T, N, generator=generator)
+    normal = lambda: torch.randn(U, N, generator=generator, dtype=torch.float64)  # noqa: E731
+    ends = torch.rand(U, N, generator=generator)
     terminated, truncated = ends < 0.15, (ends > 0.1) & (ends < 0.3)  # some are both
     values, next_values = normal(), normal()
-    for t in range(T - 1):  # the next state is the next row's, unless an episode ended
+    for t in range(U - 1):  # the next state is the next row's, unless an episode ended
         going = ~(terminated[t] | truncated[t])
         next_values[t] = torch.where(going, values[t + 1], next_values[t])
     return {
