@@ -4,9 +4,12 @@
 
 Departures from the text of Algorithm 4, which is quoted where the code does it:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
-2. The actors share one θ and wait for each other; R and A are those of GAE (Section 6).
-3. An epoch is a pass over shuffled minibatches with one gradient step each.
-4. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+2. An epoch is a pass over shuffled minibatches with one gradient step each.
+3. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+4. Nothing is learned from the first rollout: it fills the observations' statistics.
+5. The actors share one θ and wait for each other; R and A are those of GAE (Section 6).
+6. An episode's end does not end a rollout: D always has U·N transitions.
+7. r_j is the reward that follows a_j, the paper's r_{j+1}.
 
     python a2c.py --env-id Ant-v4
     python a2c.py --evaluate runs/RUN --capture-video
@@ -231,18 +234,19 @@ def compute_gae(
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
     assert rewards.shape == values.shape == next_values.shape == terminated.shape
-    terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
+    # Alg. 7.4: if transition was terminal then; Alg. 7.5: ω ← 1; Alg. 7.6: ω ← 0
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
-    # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
+    # Alg. 7.7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
-    advantages, x = list(delta), torch.zeros_like(delta[0])
-    for i in reversed(range(len(rewards))):
-        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        advantages[i] = x  # Alg. 7: A_i ← x
+    advantages, x = list(delta), torch.zeros_like(delta[0])  # Alg. 7.2: x ← 0
+    for i in reversed(range(len(rewards))):  # Alg. 7.3: for i = t + n, …, t do
+        x = delta[i] + decay[i] * x  # Alg. 7.8: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7.9: A_i ← x
     advantages = torch.stack(advantages)
-    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
+    return advantages, advantages + values  # Alg. 7.11: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -282,7 +286,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
     for _ in range(config.num_epochs):
-        # Alg. 4: R ← r_j + γR, A = R − V_ϕ(s_j)
+        # Alg. 4.14: R ← r_j + γR; Alg. 4.15: A = R − V_ϕ(s_j)
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
         log.setdefault("explained_variance", [1 - unexplained])  # before any learning
@@ -294,16 +298,16 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 A = A / (average(A.square().mean()).sqrt() + 1e-8)
             distribution = agent.policy(observations)
             log_prob = distribution.log_prob(batch.actions[i])
-            # Alg. 4: dθ ← dθ + ∇_θ ln π_θ(a_j|s_j) A
+            # Alg. 4.16: dθ ← dθ + ∇_θ ln π_θ(a_j|s_j) A
             actor_loss = policy_loss(log_prob, A)
-            # Alg. 4: dϕ ← dϕ + ∇_ϕ (R − V_ϕ(s_j))²
+            # Alg. 4.17: dϕ ← dϕ + ∇_ϕ (R − V_ϕ(s_j))²
             critic_loss = value_loss(agent.value(observations), returns[i])
             loss = actor_loss + critic_loss
             if config.entropy_coefficient:
                 entropy = agent.policy.entropy(distribution).mean()
                 loss = loss - config.entropy_coefficient * entropy
-            # Alg. 4: update θ and ϕ using dθ and dϕ
-            optimizer.zero_grad()
+            # Alg. 4.18: update θ and ϕ using dθ and dϕ via gradient ascent / descent
+            optimizer.zero_grad()  # Alg. 4.4: dθ ← 0, dϕ ← 0
             loss.backward()
             average_gradients(agent)
             grad_norm = clip_grad_norm_(agent.policy.parameters(), config.max_grad_norm)
@@ -333,13 +337,14 @@ class Batch(NamedTuple):
 @torch.no_grad()
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
-    steps = []
-    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
+    steps = []  # Alg. 4.8: while s_t not terminal and t − t_start ≤ t_MAX do
+    for _ in range(config.unroll_length):  # Algs. 5.4, 6.4, 8.4: for i = 1, …, U do
         observations = environments.observations
-        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
-        # Algs. 4–6, 8: s, r ∼ P(s, a)
+        # Algs. 4.9, 5.5, 6.5, 8.5: a ∼ π_θ
+        actions = agent.policy(observations).sample()
+        # Algs. 4.10, 5.7, 6.7, 8.7: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
-        # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
+        # Algs. 5.9, 6.9, 8.9: Store (a, s, r, β(a|s)) in D
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
@@ -348,6 +353,7 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     agent.return_statistics.absorb(discounted.flatten())
     last, final = environments.observations, np.concatenate(final)
     final = torch.tensor(final, device=config.device)
+    # Algs. 5.6, 6.6, 8.6: β(a|s) ← π_θ(a|s)
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
     ended = terminated, truncated
@@ -513,7 +519,7 @@ def average_gradients(network: nn.Module) -> None:
 # ── run folder ──────────────────────────────────────────────────────────────────────
 def open_run(config, env_id: str, iteration: int) -> Path:
     """The folder of the run, a new one unless it is resumed, with its config.json."""
-    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"  # no other has this name
+    now = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()  # no two are the same
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.resume or config.runs_dir + "/" + re.sub("[/:]", "-", name))
     run = run.parent if run.is_file() else run
@@ -627,7 +633,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         print(f"episodes are cut after {longest:,} steps: {why}")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # Algs. 3.1, 4.1, 5.1, 6.1, 8.1: Initialize θ …
     agent = Agent(size, space, config).to(config.device)
     optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
     at = {"iteration": 0, "step": 0, "saved": 0, "seconds": 0.0, "best": -math.inf}
@@ -688,7 +694,8 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
+    # Alg. 3.2: for all episodes do; Alg. 4.3: while T ≤ T_MAX do
+    while at.step < total:  # Algs. 5.3, 6.3, 8.3: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             if RANK == 0:

@@ -3,10 +3,11 @@
     θ ← θ + α ∇_θ mean_D[ G ln π_θ(a|s) ]
 
 Departures from the text of Algorithm 3, which is quoted where the code does it:
-1. One step along the mean gradient of a batch of whole episodes, as in Section 6.
-2. A time limit ends the sum too: there is no V to bootstrap.
-3. r_t is the reward that follows a_t, the paper's r_{t+1}.
-4. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+1. A time limit ends the sum as a terminal state does: there is no V to bootstrap.
+2. One Adam step along the mean gradient of a batch of whole episodes (Section 6).
+3. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+4. Nothing is learned from the first rollout: it fills the observations' statistics.
+5. r_t is the reward that follows a_t, the paper's r_{t+1}.
 
     python reinforce.py --env-id Ant-v4
     python reinforce.py --evaluate runs/RUN --capture-video
@@ -209,7 +210,7 @@ def compute_returns(rewards, terminated, truncated, gamma: float) -> Tensor:
     decay = gamma * (1 - ended)
     returns, x = [], torch.zeros_like(decay[0])
     for i in reversed(range(len(rewards))):
-        x = rewards[i] + decay[i] * x
+        x = rewards[i] + decay[i] * x  # Alg. 3.5: G_t ← Σ_{k=t}^T γ^{k−t} r_k
         returns.append(x)
     return torch.stack(returns[::-1])
 
@@ -233,7 +234,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
     for _ in range(config.num_epochs):
-        # Alg. 3: G_t ← Σ_k γ^{k−t} r_k
+        # Alg. 3.4: for t = 1, …, T do
         data = batch.rewards, batch.terminated, batch.truncated
         returns = compute_returns(*data, config.gamma).flatten()
         if config.baseline:
@@ -243,7 +244,7 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             observations, G = batch.observations[i], returns[i]
             distribution = agent.policy(observations)
             log_prob = distribution.log_prob(batch.actions[i])
-            # Alg. 3: θ ← θ + α G_t ∇_θ ln π_θ(a_t|s_t)
+            # Alg. 3.6: θ ← θ + α G_t ∇_θ ln π_θ(a_t|s_t)
             loss = actor_loss = policy_loss(log_prob, G)
             if config.entropy_coefficient:
                 entropy = agent.policy.entropy(distribution).mean()
@@ -274,7 +275,7 @@ class Batch(NamedTuple):
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """Whole episodes under π_θ, of `unroll_length` steps or more together."""
     steps, ended = [], False
-    # Alg. 3: Generate trajectory s_0, a_0, r_1, s_1, …, s_T under policy π_θ
+    # Alg. 3.3: Generate trajectory s_0, a_0, r_1, s_1, …, s_T under policy π_θ
     while not ended or len(steps) < config.unroll_length:
         observations = environments.observations
         actions = agent.policy(observations).sample()
@@ -445,7 +446,7 @@ def average(x: Tensor) -> Tensor:
 # ── run folder ──────────────────────────────────────────────────────────────────────
 def open_run(config, env_id: str, iteration: int) -> Path:
     """The folder of the run, a new one unless it is resumed, with its config.json."""
-    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"  # no other has this name
+    now = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()  # no two are the same
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.resume or config.runs_dir + "/" + re.sub("[/:]", "-", name))
     run = run.parent if run.is_file() else run
@@ -559,7 +560,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         print(f"episodes are cut after {longest:,} steps: {why}")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # Algs. 3.1, 4.1, 5.1, 6.1, 8.1: Initialize θ …
     agent = Agent(size, space, config).to(config.device)
     optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
     at = {"iteration": 0, "step": 0, "saved": 0, "seconds": 0.0, "best": -math.inf}
@@ -620,7 +621,8 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
+    # Alg. 3.2: for all episodes do; Alg. 4.3: while T ≤ T_MAX do
+    while at.step < total:  # Algs. 5.3, 6.3, 8.3: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             if RANK == 0:

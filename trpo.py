@@ -4,12 +4,14 @@
 
 Departures from the text of Algorithm 5, which is quoted where the code does it:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
-2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
-3. An epoch is a pass over shuffled minibatches with one step on each.
-4. The policy learns in the first epoch only, the critic in all (Table 2).
-5. θ stays θ_old if no step of the line search is good.
-6. KL is from θ_old, the policy before the step; the ratio is to β, for the whole batch.
-7. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+2. An epoch is a pass over shuffled minibatches with one step on each.
+3. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+4. Nothing is learned from the first rollout: it fills the observations' statistics.
+5. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
+6. The policy learns in the first epoch only, the critic in all (Table 2).
+7. θ stays θ_old if no step of the line search is good.
+8. KL is from θ_old, the policy before the step; the ratio is to β, for the whole batch.
+9. Ĥ is damped (Table 2), in dᵀĤd too.
 
     python trpo.py --env-id Ant-v4
     python trpo.py --evaluate runs/RUN --capture-video
@@ -240,18 +242,19 @@ def compute_gae(
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
     assert rewards.shape == values.shape == next_values.shape == terminated.shape
-    terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
+    # Alg. 7.4: if transition was terminal then; Alg. 7.5: ω ← 1; Alg. 7.6: ω ← 0
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
-    # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
+    # Alg. 7.7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
-    advantages, x = list(delta), torch.zeros_like(delta[0])
-    for i in reversed(range(len(rewards))):
-        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        advantages[i] = x  # Alg. 7: A_i ← x
+    advantages, x = list(delta), torch.zeros_like(delta[0])  # Alg. 7.2: x ← 0
+    for i in reversed(range(len(rewards))):  # Alg. 7.3: for i = t + n, …, t do
+        x = delta[i] + decay[i] * x  # Alg. 7.8: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7.9: A_i ← x
     advantages = torch.stack(advantages)
-    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
+    return advantages, advantages + values  # Alg. 7.11: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -284,9 +287,9 @@ def conjugate_gradient(
         if square <= smallest:
             break
         product = matvec(direction)
-        step = square / direction.dot(product)
-        x += step * direction
-        residual -= step * product
+        length = square / direction.dot(product)
+        x += length * direction
+        residual -= length * product
         square, previous = residual.dot(residual), square
         direction = residual + square / previous * direction
     return x
@@ -324,8 +327,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     log = defaultdict(list)
     with torch.no_grad():
         old = agent.policy(batch.observations)
-    for epoch in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
-        # Alg. 5: Compute returns R and advantages A
+    for epoch in range(config.num_epochs):  # Algs. 5.10, 6.10, 8.10: for all epochs do
+        # Alg. 5.11: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
         log.setdefault("explained_variance", [1 - unexplained])  # before any learning
@@ -337,12 +340,12 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 A = A / (average(A.square().mean()).sqrt() + 1e-8)
             if epoch == 0:  # Table 2: the other epochs are the critic's alone
                 data = observations, batch.actions[i], batch.log_prob_old[i], A
-                step = trust_region_step(agent.policy, *data, config)
-                for name, value in step.items():
+                measured = trust_region_step(agent.policy, *data, config)
+                for name, value in measured.items():
                     log[name].append(value)
-            # Alg. 5: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
+            # Alg. 5.20: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
             critic_loss = value_loss(agent.value(observations), returns[i])
-            # Alg. 5: Update ϕ using dϕ via gradient descent
+            # Alg. 5.21: Update ϕ using dϕ via gradient descent
             optimizer.zero_grad()
             critic_loss.backward()
             average_gradients(agent.value)
@@ -361,47 +364,47 @@ def trust_region_step(
     """One step towards Eq. 17 on a minibatch [B]; returns what it measured."""
     parameters = list(policy.parameters())
     gradient = partial(torch.autograd.grad, inputs=parameters)
-    # Alg. 5: g ← 1/|D| Σ_D ∇_θ π_θ(a|s)/β(a|s) A
+    # Alg. 5.12: g ← 1/|D| Σ_D ∇_θ π_θ(a|s)/β(a|s) A
     gain = surrogate(policy(observations).log_prob(actions), log_prob_old, A)
     g = average(parameters_to_vector(gradient(gain)))
-    # Alg. 5: Compute Ĥ as the Hessian of the sample average KL-divergence
+    # Alg. 5.13: Compute Ĥ as the Hessian of the sample average KL-divergence
     part = observations[: max(1, math.ceil(config.fisher_fraction * len(A)))]
     with torch.no_grad():
         old = policy(part)
     grad_kl = gradient(exact_kl(old, policy(part)).mean(), create_graph=True)
     grad_kl = parameters_to_vector(grad_kl)
     matvec = partial(fisher_vector_product, grad_kl, parameters, config.cg_damping)
-    # Alg. 5: Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
+    # Alg. 5.14: Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
     d = conjugate_gradient(matvec, g, config.cg_max_iterations)
     product = matvec(d)
-    step = (2 * config.delta / d.dot(product)).sqrt() * d
-    steps, accepted = line_search(
-        policy, step, observations, actions, log_prob_old, A, config
+    full_step = (2 * config.delta / d.dot(product)).sqrt() * d
+    m, accepted = line_search(
+        policy, full_step, observations, actions, log_prob_old, A, config
     )
     return {
         "policy_loss": -gain.detach(),
         "grad_norm": g.norm(),
         "cg_residual": (g - product).norm(),
-        "line_search_steps": g.new_tensor(steps),
+        "line_search_steps": g.new_tensor(m),
         "step_accepted": g.new_tensor(accepted),
     }
 
 
 @torch.no_grad()
 def line_search(
-    policy: Policy, step: Tensor, observations, actions, log_prob_old, A, config
+    policy: Policy, full_step: Tensor, observations, actions, log_prob_old, A, config
 ) -> tuple[int, bool]:
     """Shorten the step until it is good; leave θ as it was if it never is."""
     old, theta_old = policy(observations), parameters_to_vector(policy.parameters())
     old_gain = average(surrogate(old.log_prob(actions), log_prob_old, A))
-    for m in range(config.line_search_max_iterations + 1):
-        # Alg. 5: θ ← θ_old + b^m √(2δ / dᵀĤd) d
-        theta = theta_old + config.line_search_shrinkage**m * step
+    for m in range(config.line_search_max_iterations + 1):  # Alg. 5.16: repeat
+        # Alg. 5.17: θ ← θ_old + b^m √(2δ / dᵀĤd) d
+        theta = theta_old + config.line_search_shrinkage**m * full_step
         vector_to_parameters(theta, policy.parameters())
         new = policy(observations)
         gain = average(surrogate(new.log_prob(actions), log_prob_old, A))
         kl = average(exact_kl(old, new).mean())
-        # Alg. 5: until (sample loss improves and KL constraint satisfied) or m > K
+        # Alg. 5.19: until (sample loss improves and KL constraint satisfied) or m > K
         if gain > old_gain and kl <= config.delta:
             return m, True
     vector_to_parameters(theta_old, policy.parameters())
@@ -425,13 +428,14 @@ class Batch(NamedTuple):
 @torch.no_grad()
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
-    steps = []
-    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
+    steps = []  # Alg. 4.8: while s_t not terminal and t − t_start ≤ t_MAX do
+    for _ in range(config.unroll_length):  # Algs. 5.4, 6.4, 8.4: for i = 1, …, U do
         observations = environments.observations
-        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
-        # Algs. 4–6, 8: s, r ∼ P(s, a)
+        # Algs. 4.9, 5.5, 6.5, 8.5: a ∼ π_θ
+        actions = agent.policy(observations).sample()
+        # Algs. 4.10, 5.7, 6.7, 8.7: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
-        # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
+        # Algs. 5.9, 6.9, 8.9: Store (a, s, r, β(a|s)) in D
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
@@ -440,6 +444,7 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     agent.return_statistics.absorb(discounted.flatten())
     last, final = environments.observations, np.concatenate(final)
     final = torch.tensor(final, device=config.device)
+    # Algs. 5.6, 6.6, 8.6: β(a|s) ← π_θ(a|s)
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
     ended = terminated, truncated
@@ -605,7 +610,7 @@ def average_gradients(network: nn.Module) -> None:
 # ── run folder ──────────────────────────────────────────────────────────────────────
 def open_run(config, env_id: str, iteration: int) -> Path:
     """The folder of the run, a new one unless it is resumed, with its config.json."""
-    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"  # no other has this name
+    now = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()  # no two are the same
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.resume or config.runs_dir + "/" + re.sub("[/:]", "-", name))
     run = run.parent if run.is_file() else run
@@ -719,7 +724,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         print(f"episodes are cut after {longest:,} steps: {why}")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # Algs. 3.1, 4.1, 5.1, 6.1, 8.1: Initialize θ …
     agent = Agent(size, space, config).to(config.device)
     optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
     at = {"iteration": 0, "step": 0, "saved": 0, "seconds": 0.0, "best": -math.inf}
@@ -780,7 +785,8 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
+    # Alg. 3.2: for all episodes do; Alg. 4.3: while T ≤ T_MAX do
+    while at.step < total:  # Algs. 5.3, 6.3, 8.3: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             if RANK == 0:

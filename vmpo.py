@@ -1,13 +1,15 @@
 """V-MPO, Maximum a Posteriori Policy Optimization (Section 4.5 of arXiv:2401.13662).
 
-    θ, η, ν ← argmin L_π(θ) + L_η(η) + L_ν(θ, ν), on D̃, the half of D with larger A
+    θ, η ← argmin L_π(θ) + L_η(η) + L_ν(θ, ν);  ν ascends its dual ν (mean_D[KL] − ε_ν)
+    L_π and L_η are over D̃, the half of D with larger A; L_ν is over all of D
 
 Departures from the text of Algorithm 8, which is quoted where the code does it:
 1. A time limit is not a terminal state: V of the final observation is bootstrapped.
-2. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
-3. An epoch is a pass over shuffled minibatches with one gradient step each.
-4. L_π is a sum (Eq. 20), not a mean; a Gaussian has one KL for its μ, one for its σ.
-5. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+2. An epoch is a pass over shuffled minibatches with one gradient step each.
+3. The "slight linear decay" of the rate is 0.5 % over a run, as of PPO in its code.
+4. Nothing is learned from the first rollout: it fills the observations' statistics.
+5. β(a|s) is one batched pass at the end of the rollout, in which π_θ stays the same.
+6. L_π is a sum (Eq. 20), not a mean; a Gaussian has one KL for its μ, one for its σ.
 
     python vmpo.py --env-id Ant-v4
     python vmpo.py --evaluate runs/RUN --capture-video
@@ -94,6 +96,7 @@ class Config:
     gae_lambda: float = 0.95  # λ; 1 is the n-step estimate of Eq. 14
     normalize_advantages: bool = False  # in each minibatch
     importance_weights: bool = False  # weigh D̃ by π_θ/β too (end of Section 4.5)
+    top_half: bool = True  # D̃ is the half of D with larger A; off: all of D
     eta_init: float = 1.0  # temperature η at the start
     eta_min: float = 1e-8  # smallest η
     eps_eta: float = 0.01  # KL target of the temperature, ε_η
@@ -245,18 +248,19 @@ def compute_gae(
     final one if the episode ended there. Truncation stops the sum but not γV.
     """
     assert rewards.shape == values.shape == next_values.shape == terminated.shape
-    terminated, truncated = terminated.to(rewards), truncated.to(rewards)  # ω
+    # Alg. 7.4: if transition was terminal then; Alg. 7.5: ω ← 1; Alg. 7.6: ω ← 0
+    terminated, truncated = terminated.to(rewards), truncated.to(rewards)
     ended = torch.maximum(terminated, truncated)
-    # Alg. 7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
+    # Alg. 7.7: δ ← r_i + γ · v_{i+1} · (1 − ω) − v_i
     delta = rewards + gamma * next_values * (1 - terminated) - values
     decay = gamma * gae_lambda * (1 - ended)
     delta, decay = delta.unbind(), decay.unbind()  # U rows of [N]
-    advantages, x = list(delta), torch.zeros_like(delta[0])
-    for i in reversed(range(len(rewards))):
-        x = delta[i] + decay[i] * x  # Alg. 7: x ← δ + γ · λ · (1 − ω) · x
-        advantages[i] = x  # Alg. 7: A_i ← x
+    advantages, x = list(delta), torch.zeros_like(delta[0])  # Alg. 7.2: x ← 0
+    for i in reversed(range(len(rewards))):  # Alg. 7.3: for i = t + n, …, t do
+        x = delta[i] + decay[i] * x  # Alg. 7.8: x ← δ + γ · λ · (1 − ω) · x
+        advantages[i] = x  # Alg. 7.9: A_i ← x
     advantages = torch.stack(advantages)
-    return advantages, advantages + values  # Alg. 7: R_i ← A_i + v_i
+    return advantages, advantages + values  # Alg. 7.11: R_i ← A_i + v_i
 
 
 @torch.no_grad()
@@ -325,8 +329,8 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
     """Learn from the batch D; returns what it measured, averaged over its steps."""
     log = defaultdict(list)
     old_policy = deepcopy(agent.policy).requires_grad_(False)
-    for _ in range(config.num_epochs):  # Algs. 5, 6, 8: for all epochs do
-        # Alg. 8: Compute returns R and advantages A
+    for _ in range(config.num_epochs):  # Algs. 5.10, 6.10, 8.10: for all epochs do
+        # Alg. 8.11: Compute returns R and advantages A
         advantages, returns = estimate_advantages(agent.value, batch, config)
         unexplained = advantages.var(correction=0) / returns.var(correction=0)
         log.setdefault("explained_variance", [1 - unexplained])  # before any learning
@@ -337,13 +341,13 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
                 A = A - average(A.mean())
                 A = A / (average(A.square().mean()).sqrt() + 1e-8)
             losses = minibatch_losses(agent, old_policy, batch, i, A, config)
-            actor_loss, penalty, eta_loss = losses
-            # Alg. 8: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
+            actor_loss, penalty, eta_loss, kls = losses
+            # Alg. 8.16: dθ ← ∇_θ (L_π + L_ν), dη ← ∂/∂η L_η, dν ← ∂/∂ν L_ν
             loss = actor_loss + penalty + eta_loss
-            # Alg. 8: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
+            # Alg. 8.17: dϕ ← 1/|D| Σ_D ∇_ϕ (R − V_ϕ(s))²
             critic_loss = value_loss(agent.value(observations), returns[i])
             loss = loss + critic_loss
-            # Alg. 8: update θ, η, ν and ϕ using dθ, dη, dν and dϕ
+            # Alg. 8.18: update θ, η, ν and ϕ using dθ, dη, dν and dϕ …
             optimizer.zero_grad()
             loss.backward()
             average_gradients(agent)
@@ -355,43 +359,37 @@ def update(agent: Agent, optimizer, batch: "Batch", config) -> dict[str, float]:
             log["policy_loss"].append(actor_loss.detach())
             log["value_loss"].append(critic_loss.detach())
             log["grad_norm"].append(grad_norm)
-            log["kl_loss"].append(penalty.detach())
             log["temperature_loss"].append(eta_loss.detach())
-    log |= measure_constraints(agent, old_policy(batch.observations), batch)
+            for name, kl in zip(["mean", "std"], kls, strict=False):
+                log[f"kl_{name}"].append(kl.detach().mean())  # L_ν's value is ν ε_ν
+    log["eta"] = [agent.eta.detach()]
+    for name, nu in zip(["mean", "std"], agent.nu.detach(), strict=False):
+        log[f"nu_{name}"] = [nu]
     means = torch.stack([torch.stack(values).mean() for values in log.values()])
     return dict(zip(log, average(means).tolist(), strict=True))
 
 
 def minibatch_losses(
     agent: Agent, old_policy: Policy, batch: "Batch", i: Tensor, A: Tensor, config
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L_π, L_ν and L_η on the part i of D, whose advantages are A."""
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """L_π, L_ν and L_η on the part i of D, whose advantages are A; the KLs of L_ν."""
     distribution = agent.policy(batch.observations[i])
     log_prob = distribution.log_prob(batch.actions[i])
     log_prob_old = batch.log_prob_old[i]
     log_prob, log_prob_old, A = gather(torch.stack([log_prob, log_prob_old, A]))
-    top_half = A.topk((len(A) + 1) // 2).indices  # Alg. 8: Compute D̃
+    size = (len(A) + 1) // 2 if config.top_half else len(A)
+    top_half = A.topk(size).indices  # Alg. 8.12: Compute D̃
     A, log_ratio = A[top_half], (log_prob - log_prob_old)[top_half]
     log_weights = config.importance_weights * log_ratio.detach()
-    # Alg. 8: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
+    # Alg. 8.13: L_ν ← 1/|D| Σ_D ν(ε_ν − sg(KL(π_old‖π_θ))) + sg(ν) KL(π_old‖π_θ)
     kls = split_kl(old_policy(batch.observations[i]), distribution)
     eps_nu = config.eps_nu_mean, config.eps_nu_std
     penalty = sum(map(kl_loss, kls, agent.nu, eps_nu))
-    # Alg. 8: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
+    # Alg. 8.14: L_π ← −1/|D̃| Σ_D̃ ln π_θ(a|s) ψ(s, a)
     actor_loss = policy_loss(log_prob[top_half], A, agent.eta, log_weights)
-    # Alg. 8: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
+    # Alg. 8.15: L_η ← η ε_η + η ln(1/|D̃| Σ_D̃ exp(A/η))
     eta_loss = temperature_loss(A, agent.eta, config.eps_eta, log_weights)
-    return actor_loss, penalty, eta_loss
-
-
-@torch.no_grad()
-def measure_constraints(agent: Agent, old: Distribution, batch: "Batch") -> dict:
-    """η, and each ν with the KL that it penalises, over the whole batch."""
-    kls = split_kl(old, agent.policy(batch.observations))
-    log = {"eta": [agent.eta]}
-    for name, nu, kl in zip(["mean", "std"], agent.nu, kls, strict=False):
-        log |= {f"nu_{name}": [nu], f"kl_{name}": [kl.mean()]}
-    return log
+    return actor_loss, penalty, eta_loss, kls
 
 
 # ── rollout ─────────────────────────────────────────────────────────────────────────
@@ -411,13 +409,14 @@ class Batch(NamedTuple):
 @torch.no_grad()
 def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     """U steps of N environments under π_θ, which stays as it is meanwhile."""
-    steps = []
-    for _ in range(config.unroll_length):  # Algs. 5, 6, 8: for i = 1, …, U do
+    steps = []  # Alg. 4.8: while s_t not terminal and t − t_start ≤ t_MAX do
+    for _ in range(config.unroll_length):  # Algs. 5.4, 6.4, 8.4: for i = 1, …, U do
         observations = environments.observations
-        actions = agent.policy(observations).sample()  # Algs. 4–6, 8: a ∼ π_θ
-        # Algs. 4–6, 8: s, r ∼ P(s, a)
+        # Algs. 4.9, 5.5, 6.5, 8.5: a ∼ π_θ
+        actions = agent.policy(observations).sample()
+        # Algs. 4.10, 5.7, 6.7, 8.7: s, r ∼ P(s, a)
         outcome = environments.step(agent.policy.to_environment(actions))
-        # Algs. 5, 6, 8: Store (a, s, r, β(a|s)) in D
+        # Algs. 5.9, 6.9, 8.9: Store (a, s, r, β(a|s)) in D
         steps.append((observations, actions, *outcome))
     observations, actions, *outcomes, final = zip(*steps, strict=True)
     observations, actions = torch.cat(observations), torch.cat(actions)
@@ -426,6 +425,7 @@ def rollout(agent: Agent, environments: "Environments", config) -> Batch:
     agent.return_statistics.absorb(discounted.flatten())
     last, final = environments.observations, np.concatenate(final)
     final = torch.tensor(final, device=config.device)
+    # Algs. 5.6, 6.6, 8.6: β(a|s) ← π_θ(a|s)
     log_prob_old = agent.policy(observations).log_prob(actions)
     rewards = agent.return_statistics.scale(rewards, center=False)
     ended = terminated, truncated
@@ -601,7 +601,7 @@ def gather(x: Tensor) -> Tensor:
 # ── run folder ──────────────────────────────────────────────────────────────────────
 def open_run(config, env_id: str, iteration: int) -> Path:
     """The folder of the run, a new one unless it is resumed, with its config.json."""
-    now = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"  # no other has this name
+    now = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()  # no two are the same
     name = f"{config.env_id}__{ALGORITHM}__{config.seed}__{now}"
     run = Path(config.resume or config.runs_dir + "/" + re.sub("[/:]", "-", name))
     run = run.parent if run.is_file() else run
@@ -715,7 +715,7 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
         print(f"episodes are cut after {longest:,} steps: {why}")
     if config.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # Algs. 3.1, 4.1, 5.1, 6.1, 8.1: Initialize θ …
     agent = Agent(size, space, config).to(config.device)
     optimizer = Adam(agent.parameters(), lr=config.learning_rate, fused=True)
     at = {"iteration": 0, "step": 0, "saved": 0, "seconds": 0.0, "best": -math.inf}
@@ -776,7 +776,8 @@ def train(config: Config) -> Path:
 def learn(agent, optimizer, environments, config, run: Path, at) -> Iterator[dict]:
     """Roll out and update until the last step; save and evaluate; yields log rows."""
     start, total, before = time.perf_counter() - at.seconds, config.total_timesteps, -1
-    while at.step < total:  # Algs. 4–6, 8: while t ≤ T do
+    # Alg. 3.2: for all episodes do; Alg. 4.3: while T ≤ T_MAX do
+    while at.step < total:  # Algs. 5.3, 6.3, 8.3: while t ≤ T do
         if at.step // config.checkpoint_every > before // config.checkpoint_every:
             at.saved = at.step
             if RANK == 0:

@@ -1,6 +1,7 @@
 """Every formula against brute force, a closed form, or numbers worked out by hand."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +21,14 @@ import vmpo
 torch.set_num_threads(1)
 
 
-def random_batch(seed: int, T: int = 12, N: int = 5) -> dict[str, torch.Tensor]:
+def random_batch(seed: int, U: int = 12, N: int = 5) -> dict[str, torch.Tensor]:
     """Rewards, values and both kinds of episode ends, mixed."""
     generator = torch.Generator().manual_seed(seed)
-    normal = lambda: torch.randn(T, N, generator=generator, dtype=torch.float64)  # noqa: E731
-    ends = torch.rand(T, N, generator=generator)
+    normal = lambda: torch.randn(U, N, generator=generator, dtype=torch.float64)  # noqa: E731
+    ends = torch.rand(U, N, generator=generator)
     terminated, truncated = ends < 0.15, (ends > 0.1) & (ends < 0.3)  # some are both
     values, next_values = normal(), normal()
-    for t in range(T - 1):  # the next state is the next row's, unless an episode ended
+    for t in range(U - 1):  # the next state is the next row's, unless an episode ended
         going = ~(terminated[t] | truncated[t])
         next_values[t] = torch.where(going, values[t + 1], next_values[t])
     return {
@@ -80,6 +81,24 @@ def test_gae_with_lambda_1_is_the_n_step_estimate_of_equation_14():
             if not terminal[end, n]:
                 estimate += gamma**k * v_next[end, n]
             torch.testing.assert_close(advantages[t, n], estimate)
+
+
+def test_a2c_with_lambda_1_is_reinforce_with_v_as_baseline():
+    """Where every episode ends: R is G, and A is G − V(s)."""
+    batch, gamma = random_batch(4), 0.9
+    batch["terminated"][-1] = True
+    batch["truncated"] = torch.zeros_like(batch["terminated"])
+    going = ~batch["terminated"][:-1]
+    later = torch.where(going, batch["values"][1:], batch["next_values"][:-1])
+    batch["next_values"][:-1] = later
+    advantages, returns = a2c.compute_gae(**batch, gamma=gamma, gae_lambda=1.0)
+    ends = batch["terminated"], batch["truncated"]
+    expected = reinforce.compute_returns(batch["rewards"], *ends, gamma)
+    torch.testing.assert_close(returns, expected)
+    torch.testing.assert_close(advantages, expected - batch["values"])
+    log_prob = torch.randn(60, dtype=torch.float64)
+    one, other = (s.policy_loss(log_prob, advantages.ravel()) for s in (a2c, reinforce))
+    assert one == other
 
 
 def test_gae_by_hand():
@@ -742,38 +761,56 @@ def test_vmpo_projects_its_multipliers_and_does_not_clip_them():
     assert agent.nu.grad.abs().max() > 100
 
 
-def test_vmpo_uses_the_upper_half_of_the_advantages(monkeypatch):
-    agent, optimizer, batch, config = collect(vmpo, num_epochs=1, num_minibatches=1)
+@pytest.mark.parametrize("top_half", [True, False])
+def test_vmpo_uses_the_upper_half_of_the_advantages_or_all(monkeypatch, top_half):
+    one_step = {"num_epochs": 1, "num_minibatches": 1}
+    agent, optimizer, batch, config = collect(vmpo, top_half=top_half, **one_step)
     seen = {}
-    loss, estimate = vmpo.policy_loss, vmpo.estimate_advantages
 
-    def spy_loss(log_prob, advantages, *rest):
-        seen["half"] = advantages
-        return loss(log_prob, advantages, *rest)
+    def spy(name, place):
+        function = getattr(vmpo, name)
 
-    def spy_estimate(*arguments):
-        seen["all"], returns = estimate(*arguments)
-        return seen["all"], returns
+        def call(*arguments):
+            result = function(*arguments)
+            seen[name] = result[0] if place is None else arguments[place]
+            return result
 
-    monkeypatch.setattr(vmpo, "policy_loss", spy_loss)
-    monkeypatch.setattr(vmpo, "estimate_advantages", spy_estimate)
+        monkeypatch.setattr(vmpo, name, call)
+
+    spy("policy_loss", 1)
+    spy("temperature_loss", 0)
+    spy("kl_loss", 0)
+    spy("estimate_advantages", None)
     vmpo.update(agent, optimizer, batch, config)
-    expected = seen["all"].sort(descending=True).values[: len(batch.actions) // 2]
-    torch.testing.assert_close(seen["half"].sort(descending=True).values, expected)
+    size = len(batch.actions) // 2 if top_half else len(batch.actions)
+    expected = seen["estimate_advantages"].sort(descending=True).values[:size]
+    for name in "policy_loss", "temperature_loss":
+        used = seen[name].sort(descending=True).values
+        torch.testing.assert_close(used, expected)
+    assert len(seen["kl_loss"]) == len(batch.actions)  # L_ν is on D
 
 
-def test_vmpo_measures_the_kl_from_the_policy_that_acted():
-    """The paper's code compares the policy with itself: KL 0, however far it went."""
-    agent, optimizer, batch, config = collect(vmpo, learning_rate=3e-3)
-    old = agent.policy(batch.observations)
-    old = gaussian(old.mean.detach(), old.stddev.detach())
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_vmpo_reports_the_mean_kls_of_its_steps(env_id, monkeypatch):
+    """From the policy that acted. The paper's code compares the policy with itself."""
+    agent, optimizer, batch, config = collect(vmpo, env_id, learning_rate=3e-3)
+    acted, losses, seen = deepcopy(agent.policy), vmpo.minibatch_losses, []
+
+    def spy(agent, old_policy, batch, i, *rest):
+        old, new = acted(batch.observations[i]), agent.policy(batch.observations[i])
+        seen.append([kl.mean().item() for kl in vmpo.split_kl(old, new)])
+        return losses(agent, old_policy, batch, i, *rest)
+
+    monkeypatch.setattr(vmpo, "minibatch_losses", spy)
     metrics = vmpo.update(agent, optimizer, batch, config)
-    expected = [
-        kl.mean().item() for kl in vmpo.split_kl(old, agent.policy(batch.observations))
-    ]
-    assert min(expected) > 1e-4
-    assert [metrics["kl_mean"], metrics["kl_std"]] == pytest.approx(expected, rel=1e-3)
-    assert metrics["kl_loss"] != pytest.approx(0.01 + 5e-5, rel=1e-2)
+    names = ["kl_mean", "kl_std"][: len(seen[0])]
+    assert len(names) == (1 if env_id == "CartPole-v1" else 2)
+    assert [name for name in metrics if name.startswith("kl")] == names
+    expected = np.mean(seen, axis=0)
+    assert len(seen) == config.num_epochs * config.num_minibatches
+    assert expected.min() > 1e-4
+    assert max(seen[0]) == pytest.approx(0, abs=1e-6)
+    assert [metrics[name] for name in names] == pytest.approx(expected, rel=1e-4)
 
 
 def test_trpo_reports_the_exact_kl_of_the_whole_update():

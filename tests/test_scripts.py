@@ -36,8 +36,7 @@ OWN_COLUMNS = {
     "a2c": set(),
     "trpo": {"cg_residual", "line_search_steps", "step_accepted"},
     "ppo": {"clip_fraction"},
-    "vmpo": {"eta", "nu_mean", "nu_std", "kl_mean", "kl_std", "kl_loss"}
-    | {"temperature_loss"},
+    "vmpo": {"eta", "nu_mean", "nu_std", "kl_mean", "kl_std", "temperature_loss"},
 }
 
 
@@ -89,6 +88,7 @@ def test_discrete_in_processes_of_their_own(algorithm, tmp_path):
         ("ppo", ["--no-normalize-observations", "--no-normalize-rewards"]),
         ("ppo", ["--precision", "bfloat16"]),
         ("vmpo", ["--importance-weights", "--normalize-advantages"]),
+        ("vmpo", ["--no-top-half"]),
     ],
 )
 def test_options(algorithm, flags, tmp_path):
