@@ -386,6 +386,7 @@ def test_m_step():
         A, theta = normal(2, STATES, ACTIONS)
         eta, theta = A.new_tensor(0.7), theta.requires_grad_()
         psi, log_pi = e_step(A.flatten(), eta), theta.log_softmax(1).flatten()
+        assert_close(psi.sum().item(), 1.0)
         loss = vmpo.policy_loss(log_pi, A.flatten(), eta)
         divergence = psi @ (psi.log() - log_pi)
         assert_close(grad(loss, theta, retain_graph=True), grad(divergence, theta))
