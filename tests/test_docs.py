@@ -100,6 +100,20 @@ def test_the_theory_page_has_the_angles_that_are_tested():
     assert tuple(tuple(map(float, row)) for row in rows) == test_theory.ANGLES
 
 
+def test_the_kls_of_one_epoch_are_those_that_the_pages_name():
+    """docs/reinforce.md and docs/errata.md, of docs/experiments/results/figure7.csv."""
+    with open(ROOT / "docs/experiments/results/figure7.csv", newline="") as file:
+        table = [
+            row for row in csv.DictReader(file) if row["variant"] == "num_epochs=1"
+        ]
+    for algorithm, low, high in (("reinforce", 1e-6, 4e-5), ("a2c", 1e-4, 2e-3)):
+        kls = [float(row["kl"]) for row in table if row["algorithm"] == algorithm]
+        assert low / 2 < min(kls)
+        assert high / 2 < max(kls) < high
+    for page in "reinforce.md", "errata.md":
+        assert "10⁻⁶ to 4·10⁻⁵" in (ROOT / "docs" / page).read_text()
+
+
 # ── docs/your-own-work.md ───────────────────────────────────────────────────────────
 
 
