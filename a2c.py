@@ -650,7 +650,8 @@ def make_agent(config) -> tuple[Agent, Adam, SimpleNamespace, str]:
 def train(config: Config) -> Path:
     """Learn for `total_timesteps`; returns the folder of the run."""
     if WORLD > 1:  # with patience: only the first process evaluates
-        torch.distributed.init_process_group(timeout=timedelta(days=1))
+        backend = {"cpu": "gloo", "cuda": "nccl"}[config.device]
+        torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
     agent, optimizer, at, env_id = make_agent(config)
     make = [partial(make_environment, config)] * (config.num_envs // WORLD)
     environments = Environments(make, config, config.vectorization)
@@ -741,7 +742,8 @@ def parse(arguments: list[str] | None = None) -> Config:
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}:
         if config.render:  # MuJoCo would end the process
             sys.exit("--render: there is no display here; use --capture-video")
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        if config.capture_video:
+            os.environ.setdefault("MUJOCO_GL", "egl")
     return config
 
 

@@ -4,6 +4,7 @@ And the ways in which flags, runs and environments may be named.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,17 @@ def test_what_an_environment_raises_when_it_is_made_is_whole(tmp_path):
     assert 'raise RuntimeError("the simulator\\nis not' in result.stderr
     assert result.stderr.endswith("RuntimeError: the simulator\nis not installed\n")
     assert {path.name for path in tmp_path.iterdir()} == {".stdout", ".stderr"}
+
+
+def test_only_a_film_needs_egl(monkeypatch):
+    """With MUJOCO_GL=egl, importing MuJoCo fails on a server that has no libEGL."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    for script in SCRIPTS.values():
+        script.parse([])
+        assert "MUJOCO_GL" not in os.environ
+        script.parse(["--capture-video"])
+        assert os.environ.pop("MUJOCO_GL") == "egl"
 
 
 MAY_BE_ZERO = {"seed", "eval_episodes"}
@@ -258,9 +270,8 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path, monkeypatch):
     config = PPO.parse(list(map(str, ["--env-id", "Pendulum-v1", *small("ppo")])))
     config = replace(config, total_timesteps=60, runs_dir=str(tmp_path))
     monkeypatch.setattr(PPO.time, "strftime", lambda _: "now")
-    names = {PPO.train(config)}
-    monkeypatch.setattr(PPO.os, "getpid", lambda: 1)
-    names.add(PPO.train(config))
-    assert len(names) == 2
+    assert PPO.train(config) != PPO.train(config)  # of one process too
+    monkeypatch.setattr(PPO.os, "urandom", bytes)
+    PPO.train(config)
     with pytest.raises(SystemExit, match="File exists"):  # and none is overwritten
         PPO.train(config)
