@@ -1,8 +1,8 @@
-"""One update on a part of a batch, as a process of torchrun makes it.
+"""Updates on a part of a batch each, as a process of torchrun makes them.
 
     torchrun --nproc-per-node 2 tests/halves.py FOLDER
 
-reads task.pt there and writes 0.pt and 1.pt; without torchrun, whole.pt.
+reads each NAME.task there and writes NAME.0 and NAME.1; without torchrun, NAME.whole.
 """
 
 import importlib
@@ -50,12 +50,10 @@ def orders(u: int, n: int, minibatches: int, rank: int, processes: int):
         yield torch.cat([x for part in parts for x in part])
 
 
-def main() -> None:
-    task = torch.load(FOLDER / "task.pt", weights_only=True)
+def answer(path: Path) -> None:
+    task = torch.load(path, weights_only=True)
     script = importlib.import_module(task["algorithm"])
     rank, processes = script.RANK, script.WORLD
-    if processes > 1:
-        torch.distributed.init_process_group()
     config = script.Config(**task["config"])
     agent, optimizer, *_ = script.make_agent(config)
     agent.load_state_dict(task["agent"])  # as after a resume
@@ -68,7 +66,15 @@ def main() -> None:
     agent.statistics.absorb(batch.observations)
     agent.return_statistics.absorb(batch.rewards.flatten())
     result = {"metrics": metrics, "agent": agent.state_dict()}
-    torch.save(result, FOLDER / f"{rank if processes > 1 else 'whole'}.pt")
+    who = rank if processes > 1 else "whole"
+    torch.save(result, path.with_suffix(f".{who}"))
+
+
+def main() -> None:
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    for path in sorted(FOLDER.glob("*.task")):
+        answer(path)
     os._exit(0)  # as the scripts do
 
 
