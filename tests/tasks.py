@@ -1,5 +1,8 @@
 """Small environments for the tests, made by `--env-id tasks:Name-v0`."""
 
+import os
+import time
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -144,6 +147,18 @@ class PointMass(Task):
         return -float(x**2 + 0.1 * v**2), False
 
 
+class Held(PointMass):
+    """The same; step 300 waits as long as there is a file of the name in $HOLD."""
+
+    steps = 0
+
+    def act(self, action):
+        self.steps += 1
+        while self.steps == 300 and os.path.exists(os.environ.get("HOLD", "")):
+            time.sleep(0.05)
+        return super().act(action)
+
+
 class Nested(Task):
     """Dict, Tuple and Discrete observations; an action of two dimensions by two."""
 
@@ -187,8 +202,8 @@ class Integers(Task):
     action_space = Box(0, 5, (1,), np.int64)
 
 
-LIMITS = {"Forever": 20, "PointMass": 50}
-for task in [Task, *Task.__subclasses__(), DiscreteIdentity]:
+LIMITS = {"Forever": 20, "PointMass": 50, "Held": 50}
+for task in [Task, *Task.__subclasses__(), DiscreteIdentity, Held]:
     name = task.__name__
     limit = LIMITS.get(name)
     gym.register(f"{name}-v0", task, max_episode_steps=limit)
