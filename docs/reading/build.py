@@ -105,6 +105,11 @@ class Script:
                 return node.lineno, "off" if default == "False" else default, flag
         raise Mismatch(f"{self.name}.py has no flag {name}")
 
+    def quotes(self, first: int, last: int) -> set[str]:
+        """The paper's lines that comments quote: # Algs. 5.10, 6.10: for all epochs."""
+        comments = [line.partition("# Alg")[2] for line in self.lines[first - 1 : last]]
+        return set(re.findall(r"\b\d\.\d+\b(?=[^:]*:)", " ".join(comments)))
+
     def where(self, number: int) -> str:
         """The innermost definition, or else the part, that a line is in."""
         inside = ""
@@ -517,9 +522,10 @@ def difference(one: Script, other: Script, lines: dict) -> list:
     for a1, a2, b1, b2 in changes(one.lines, other.lines):
         spans, labels, where = {one: (a1 + 1, a2), other: (b1 + 1, b2)}, [], []
         for script, (first, last) in spans.items():
+            quoted = script.quotes(first, last)
             for number, line in lines[script.name].items():
                 places = {i for _, numbers in line.places for i in numbers}
-                if places & set(range(first, last + 1)):
+                if number in quoted or places & set(range(first, last + 1)):
                     labels.append(f"{script.name}/{number}")
             if first <= last:
                 while first < last and not script.lines[first - 1].strip():
