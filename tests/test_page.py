@@ -233,7 +233,8 @@ def test_the_differences_are_those_of_diff():
                 name, number = label.split("/")
                 first, last = (a1, a2) if name == one else (b1, b2)
                 text = " ".join(x.strip() for x in TEXT[name][first - 2 : last + 1])
-                quoted = re.search(rf"# Alg[^:]*\b{re.escape(number)}\b", text)
+                quote = rf"\bAlgs?\. (\d\.\d+, )*{re.escape(number)}[,:]"
+                quoted = re.search(quote, text)
                 code = any(code in text for _, code in tables()[name][number])
                 assert code or quoted, label
     labels = {label for hunk in found["a2c/ppo"] for label in hunk[5]}
@@ -414,7 +415,7 @@ def test_a_click_on_code_lights_its_pseudocode(browser, name):
     rows = {x for found in lines.values() for at in found for x in at}
     assert len(rows) >= 10
     for row in sorted(rows):
-        browser.click(f"{name}/L{row}", " code")
+        browser.click(f"{name}/L{row}", " > a")
         here = {n for n, found in lines.items() if any(row in at for at in found)}
         assert browser.address == f"{name}/L{row}"
         assert browser.lit(name, ".line.on, .line.near") == here

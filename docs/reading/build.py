@@ -107,8 +107,9 @@ class Script:
 
     def quotes(self, first: int, last: int) -> set[str]:
         """The paper's lines that comments quote: # Algs. 5.10, 6.10: for all epochs."""
-        comments = [line.partition("# Alg")[2] for line in self.lines[first - 1 : last]]
-        return set(re.findall(r"\b\d\.\d+\b(?=[^:]*:)", " ".join(comments)))
+        comments = [line.partition("# ")[2] for line in self.lines[first - 1 : last]]
+        lists = re.findall(r"\bAlgs?\. ([\d., ]+):", "\n".join(comments))
+        return {number for numbers in lists for number in numbers.split(", ")}
 
     def where(self, number: int) -> str:
         """The innermost definition, or else the part, that a line is in."""
