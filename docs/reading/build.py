@@ -433,7 +433,7 @@ def view(script: Script, paper: dict, tables) -> str:
 <div class=paper role=region aria-label="{title} in the paper" tabindex=-1>
 <h2>{title}</h2>
 <p class=about>{html.escape(section)} · <a href="../{name}.md">docs/{name}.md</a>
-· <i>≠</i> departs from the text</p>
+· <a href="../notation.md">symbols</a> · <i>≠</i> departs from the text</p>
 {body}
 </div>
 <div class=script>
