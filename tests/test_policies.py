@@ -1,4 +1,4 @@
-"""The trained policies in docs/policies: what a newcomer sees a minute after installing."""
+"""The trained policies in docs/policies: what a newcomer sees first."""
 
 import pytest
 import torch

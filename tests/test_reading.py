@@ -423,6 +423,13 @@ def test_a_page_numbers_its_departures_as_the_docstring_does(name):
     assert sum(text.startswith(discarded) for _, text in listed) == 1
 
 
+def test_shapes_have_the_papers_u_and_no_t():
+    texts = [*TEXT.values(), *(p.read_text() for p in (ROOT / "docs").rglob("*.md"))]
+    texts += [path.read_text() for path in (ROOT / "tests").glob("*.py")]
+    assert [x for text in texts for x in re.findall(r"[(\[]T(?:,.*|\])", text)] == []
+    assert all("[U, N]" in text for text in TEXT.values())
+
+
 # ── symbols ─────────────────────────────────────────────────────────────────────────
 
 SYMBOLS = "θ ϕ π β D D̃ T U t n R r A δ λ γ ε η ν ψ ω K b α G J ρ d"

@@ -105,6 +105,12 @@ class Script:
                 return node.lineno, "off" if default == "False" else default, flag
         raise Mismatch(f"{self.name}.py has no flag {name}")
 
+    def quotes(self, first: int, last: int) -> set[str]:
+        """The paper's lines that comments quote: # Algs. 5.10, 6.10: for all epochs."""
+        comments = [line.partition("# ")[2] for line in self.lines[first - 1 : last]]
+        lists = re.findall(r"\bAlgs?\. ([\d., ]+):", "\n".join(comments))
+        return {number for numbers in lists for number in numbers.split(", ")}
+
     def where(self, number: int) -> str:
         """The innermost definition, or else the part, that a line is in."""
         inside = ""
@@ -426,7 +432,8 @@ def view(script: Script, paper: dict, tables) -> str:
 <section class="view pair" id="{name}" aria-label="{title}" data-title="{title}">
 <div class=paper role=region aria-label="{title} in the paper" tabindex=-1>
 <h2>{title}</h2>
-<p class=about>{html.escape(section)} · <a href="../{name}.md">docs/{name}.md</a></p>
+<p class=about>{html.escape(section)} · <a href="../{name}.md">docs/{name}.md</a>
+· <a href="../notation.md">symbols</a> · <i>≠</i> departs from the text</p>
 {body}
 </div>
 <div class=script>
@@ -517,9 +524,10 @@ def difference(one: Script, other: Script, lines: dict) -> list:
     for a1, a2, b1, b2 in changes(one.lines, other.lines):
         spans, labels, where = {one: (a1 + 1, a2), other: (b1 + 1, b2)}, [], []
         for script, (first, last) in spans.items():
+            quoted = script.quotes(first, last)
             for number, line in lines[script.name].items():
                 places = {i for _, numbers in line.places for i in numbers}
-                if places & set(range(first, last + 1)):
+                if number in quoted or places & set(range(first, last + 1)):
                     labels.append(f"{script.name}/{number}")
             if first <= last:
                 while first < last and not script.lines[first - 1].strip():

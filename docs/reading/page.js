@@ -77,12 +77,16 @@ class Pair {
     this.view.addEventListener("click", (event) => {
       const link = event.target.closest(".line .go, .equation .go");
       const row = event.target.closest(".r.k");
+      const quote = event.target.closest("i.q");
+      const quoted = quote?.textContent.match(/\d+\.\d+/g)?.find((n) => this.lines.has(n));
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       if (link) {
         event.preventDefault();
         const entry = this.lines.get(key(link.parentElement));
         if (this.chosen?.entry === entry && entry.places.length > 1) this.step(1);
         else go(link.hash);
+      } else if (quoted && !String(getSelection())) {
+        go(`#${this.view.id}/${quoted}`);
       } else if (row && (event.target.closest("a") || !String(getSelection()))) {
         event.preventDefault();
         go(`#${this.view.id}/L${row.dataset.n}`);
@@ -228,6 +232,7 @@ function reveal(pane, elements, all = elements) {
   if (inside(wanted)) return;
   let [top, bottom] = span(all);
   if (bottom - top > room * 0.8) [top, bottom] = wanted;
+  if (bottom - top > room * 0.8) [top, bottom] = span(elements.slice(0, 1));
   const above = Math.max(head, Math.min(room / 3, (room - (bottom - top)) / 2));
   pane.scrollTop += top - frame.top - above;
   pane.scrollLeft = 0;
@@ -287,7 +292,7 @@ function groupsOf(hunks) {
   const groups = [];
   for (const hunk of hunks) {
     const last = groups.at(-1);
-    if (last && hunk[0] - last.at(-1)[1] - 1 <= 2 * context) last.push(hunk);
+    if (last && hunk[0] - last.at(-1)[1] - 1 <= 2 * context + 4) last.push(hunk);
     else groups.push([hunk]);
   }
   return groups;
@@ -389,7 +394,9 @@ function showDifference(one, other, chosen) {
       if (first - before - 1 > done) box.append(equalPart(one, done + 1, first - before - 1));
       const where = [...new Set(group.flatMap((hunk) => hunk[4].split(", ")))].join(", ");
       const marks = make("span");
-      for (const label of new Set(group.flatMap((hunk) => hunk[5]))) {
+      const labels = [one, other].flatMap((name) =>
+        group.flatMap((hunk) => hunk[5].filter((label) => label.startsWith(`${name}/`))));
+      for (const label of new Set(labels)) {
         const [name, number] = label.split("/");
         marks.append(make("a", { href: `#${label}`, textContent: `${title(name)} ${number}` }));
       }
