@@ -11,7 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from common import ROOT, environment, rows, rows_without_times
+from common import (
+    ROOT,
+    environment,
+    only_run,
+    rows,
+    rows_without_times,
+    run,
+    small,
+)
 
 FOLDER = ROOT / "docs" / "experiments"
 sys.path.insert(0, str(FOLDER))
@@ -379,6 +387,23 @@ def test_plot_mistakes(tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match=told) as stop:
             plot.main([*words])
         assert "\n" not in stop.value.code
+
+
+def test_strip(tmp_path):
+    """Frames of a run, in the colours that they had, in a small file."""
+    image = pytest.importorskip("matplotlib.image")
+    import strip
+
+    flags = ["--env-id", "HalfCheetah-v4", "--total-timesteps", 2048, *small("ppo")]
+    assert run("ppo", *flags, runs=tmp_path / "runs").returncode == 0
+    folder, path = only_run(tmp_path / "runs"), tmp_path / "strip.png"
+    strip.main([str(folder), "--first", "3", "--out", str(path)])
+    assert path.stat().st_size < 150_000
+    right = image.imread(path)[:, 600:, :3]
+    orange = (right[..., 0] > 1.2 * right[..., 2]) & (right[..., 0] > 0.4)
+    assert 0.002 < orange.mean() < 0.1  # the robot
+    with pytest.raises(SystemExit, match="ended after 1000 steps"):
+        strip.main([str(folder), "--first", "1000", "--out", str(path)])
 
 
 def test_the_tables_are_those_of_the_results(tmp_path):
