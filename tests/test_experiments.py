@@ -11,7 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from common import ROOT, environment, rows, rows_without_times
+from common import (
+    ROOT,
+    environment,
+    only_run,
+    rows,
+    rows_without_times,
+    run,
+    small,
+)
 
 FOLDER = ROOT / "docs" / "experiments"
 sys.path.insert(0, str(FOLDER))
@@ -221,14 +229,181 @@ def test_two_at_once_are_refused(tmp_path):
         harness.main(arguments)
 
 
-def test_plot_mistakes(tmp_path):
+SHARED = {"learning_rate": 3e-4, "eval_every": 100, "runs_dir": "runs", "num_envs": 8}
+
+
+def own_run(
+    folder: Path, algorithm="ppo", rows=3, scores=(1, 2, 4), **settings
+) -> Path:
+    """The folder of a run, as a variant of a script might leave it."""
+    config = {"env_id": "Ant-v4", "seed": 0, "total_timesteps": 300} | SHARED | settings
+    folder.mkdir(parents=True)
+    content = json.dumps({"algorithm": algorithm, "config": config})
+    (folder / "config.json").write_text(content)
+    names = "step,train/kl,eval/return_mean,train/episode_return"
+    lines = [f"{100 * i + 100},1e-3,{x},{i}\n" for i, x in enumerate(scores)]
+    (folder / "progress.csv").write_text(f"{names}\n{''.join(lines[:rows])}")
+    return folder
+
+
+OWN_RUNS = [  # the settings of some runs, and the lines that they make
+    ([{}], ["PPO"]),
+    ([{"seed": 0}, {"seed": 1, "eval_every": 50, "runs_dir": "others"}], ["PPO"]),
+    ([{}, {"env_id": "Mine-v0", "total_timesteps": 600}], ["PPO"]),
+    ([{}, {"algorithm": "a2c"}], ["A2C", "PPO"]),
+    ([{"algorithm": "mine"}, {}], ["PPO", "mine"]),
+    ([{"num_epochs": 10}, {"algorithm": "a2c", "num_epochs": 1}], ["A2C", "PPO"]),
+    ([{"num_epochs": 10}, {"num_epochs": 1}], ["PPO, 10 epochs", "PPO, 1 epoch"]),
+    ([{"epsilon": 0.1}, {"epsilon": 0.2}], ["PPO, ε 0.1", "PPO, ε 0.2"]),
+    ([{"target_kl": 0.02}, {}], ["PPO, target kl 0.02", "PPO"]),
+    (
+        [{"target_kl": None}, {"target_kl": 1}],
+        ["PPO, no target kl", "PPO, target kl 1"],
+    ),
+    ([{"new": "a b"}, {"new": True}], ["PPO, new ab", "PPO, new"]),
+    ([{"width": [64, 64]}, {"width": [8]}], ["PPO, width 64 64", "PPO, width 8"]),
+    (
+        [{"total_timesteps": 2_000_000}, {}],
+        ["PPO, 2M steps", "PPO, 0.0003M steps"],
+    ),
+    (
+        [{"learning_rate": 1e-5}, {"algorithm": "a2c"}],
+        ["A2C, learning rate 0.0003", "PPO, learning rate 1e-05"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "labels"), OWN_RUNS)
+def test_own_runs_are_told_apart_by_what_differs(settings, labels, tmp_path):
     pytest.importorskip("matplotlib")
     import plot
 
+    for i, kind in enumerate(settings):
+        own_run(tmp_path / str(i), **kind)
+    folders = plot.find_folders([tmp_path])
+    runs = plot.read_runs(folders, [plot.RETURN, plot.KL])
+    assert len(runs) == len(settings)
+    assert {plot.label(run.series) for run in runs} == {*labels}
+
+
+def test_seeds_are_a_mean_and_twins_count_once(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    own_run(tmp_path / "a")
+    own_run(tmp_path / "b", seed=1, scores=(3, 4, 8, 9))
+    own_run(tmp_path / "c", rows=2)  # as a, and not as far
+    with open(tmp_path / "a" / "progress.csv", "a") as file:
+        file.write("400,1e-3,9")  # a row that is being written
+    folders = plot.find_folders([tmp_path])
+    runs = plot.read_runs(folders, [plot.RETURN, "train/episode_return"])
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'c'}: left out for its twin {tmp_path / 'a'}\n"
+    )
+    steps, mean, std, lowest = plot.over_seeds(runs, plot.RETURN)
+    assert steps.tolist() == [100, 200, 300]
+    assert mean.tolist() == [2, 3, 6]
+    assert std.tolist() == [1, 1, 2]
+    assert lowest.tolist() == [1, 2, 4]
+    assert plot.over_seeds(runs, "train/episode_return")[1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+@pytest.mark.parametrize("env_ids", [["Ant-v4"], ["Ant-v4", "Mine-v0"]])
+def test_the_legend_is_inside_the_picture_and_hides_nothing(
+    count, env_ids, tmp_path, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    saved = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: saved.append(figure))
+    for i in range(count):
+        for env_id in env_ids:
+            kind = {"env_id": env_id, "a_new_and_very_long_name_of_a_flag": 10**i}
+            own_run(tmp_path / env_id / str(i), scores=(i, 2 * i, 0), **kind)
+    plot.main([str(tmp_path / env_id) for env_id in env_ids])
+    for figure in saved[:2]:
+        figure.draw_without_rendering()
+        of_panel = [axes.get_legend() for axes in figure.axes]
+        (legend,) = filter(None, [*of_panel, *figure.legends])
+        box = legend.get_window_extent()
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert len(legend.get_texts()) == count
+        panels = [axes for axes in figure.axes if legend in figure.legends]
+        for axes in panels:
+            assert not axes.get_tightbbox().overlaps(box)
+            assert axes.bbox.height > 150  # at 100 dots per inch
+    if count == 1:
+        assert saved[0].axes[0].get_legend() or len(env_ids) == 2
+
+
+def test_plot_of_what_the_user_asks(tmp_path, monkeypatch, capsys):
+    """Training returns, of a run without evaluations too; what is no run is told."""
+    pytest.importorskip("matplotlib")
+    import plot
+
+    monkeypatch.chdir(tmp_path)
+    own_run(tmp_path / "runs" / "a", scores=("", "", ""))
+    own_run(tmp_path / "runs" / "b", seed=1)
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    (tmp_path / "runs" / "empty").mkdir()
+    paths = [str(path) for path in sorted((tmp_path / "runs").iterdir())]
+    plot.main([*paths, "--columns", "train/kl", "train/episode_return"])
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"{path} is not the folder of a run: left out" for path in paths[2:]
+    ]
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    stems = "kl", "episode_return"
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+
+
+def test_plot_mistakes(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
-    for path in ("bad.csv", "missing.csv", "missing", "."):
-        with pytest.raises(SystemExit, match="is not|cannot be read"):
-            plot.main([str(tmp_path / path)])
+    own_run(tmp_path / "good")
+    own_run(tmp_path / "unborn", rows=0)
+    own_run(tmp_path / "damaged", scores=("x", 1))
+    (tmp_path / "empty").mkdir()
+    kept = str(collect.RESULTS / "figure7.csv")
+    cases = {
+        ("bad.csv",): "bad.csv is not a whole file of collect.py's",
+        ("missing.csv",): "missing.csv cannot be read",
+        ("missing",): "missing is not there",
+        ("empty",): "none of these is the folder of a run",
+        ("unborn",): "none of these runs has eval/return_mean or train/kl yet",
+        ("damaged",): "progress.csv is damaged: could not convert",
+        ("good", "--columns", "train/nothing"): "has no train/nothing; it has step,",
+        (kept, "--columns", "train/entropy"): "--columns: .* name folders of runs",
+        ("good", "--out", "bad.csv"): "--out bad.csv",
+    }
+    for words, told in cases.items():
+        with pytest.raises(SystemExit, match=told) as stop:
+            plot.main([*words])
+        assert "\n" not in stop.value.code
+
+
+def test_strip(tmp_path):
+    """Frames of a run, in the colours that they had, in a small file."""
+    image = pytest.importorskip("matplotlib.image")
+    import strip
+
+    flags = ["--env-id", "HalfCheetah-v4", "--total-timesteps", 2048, *small("ppo")]
+    assert run("ppo", *flags, runs=tmp_path / "runs").returncode == 0
+    folder, path = only_run(tmp_path / "runs"), tmp_path / "strip.png"
+    strip.main([str(folder), "--first", "3", "--out", str(path)])
+    assert path.stat().st_size < 150_000
+    right = image.imread(path)[:, 600:, :3]
+    orange = (right[..., 0] > 1.2 * right[..., 2]) & (right[..., 0] > 0.4)
+    assert 0.002 < orange.mean() < 0.1  # the robot
+    with pytest.raises(SystemExit, match="ended after 1000 steps"):
+        strip.main([str(folder), "--first", "1000", "--out", str(path)])
 
 
 def test_the_tables_are_those_of_the_results(tmp_path):

@@ -1,22 +1,32 @@
-"""The paper's figures from our runs, and what the paper lacks: intervals.
+"""The paper's figures from our runs, what the paper lacks, and any runs of your own.
 
-    python docs/experiments/plot.py                      # the CSVs that are in git
-    python docs/experiments/plot.py runs/* --out figures # any runs or CSVs of your own
+    python docs/experiments/plot.py           # the CSVs that are in git
+    python docs/experiments/plot.py runs/*    # your runs, into figures/
+    python docs/experiments/plot.py runs/* --columns train/episode_return train/entropy
 
-Writes PNG and SVG. Lines are means over seeds, bands ± one standard deviation.
+Writes PNG and SVG. Lines are means over seeds, bands ± one standard deviation. Runs are
+told apart by the settings in which they differ, as their config.json has them.
 """
 
 import argparse
-import re
+import csv
+import json
 import sys
+from ast import literal_eval
 from collections import defaultdict
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from collect import RESULTS, read_csv, read_run
-from matplotlib.figure import Figure
-from run import ALGORITHMS, TASKS, Parser, begin, changes, load_run, read_flags
+try:
+    import matplotlib
+    import numpy as np
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: pip install -r docs/requirements.txt")
+
+from collect import RESULTS, read_csv
+from run import ALGORITHMS, FREE, TASKS, Parser, begin
 
 FIGURES = Path(__file__).parent / "figures"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
@@ -30,7 +40,15 @@ STYLES = [
     {"color": "#CC79A7", "linestyle": (0, (3, 1))},
     {"color": "#56B4E9", "linestyle": (0, (8, 2))},
 ]
-AXES = {"return_mean": "Episode reward", "kl": "KL divergence"}
+MARKERS = [{"marker": marker, "markersize": 4} for marker in (None, "o", "s", "^")]
+SOLID_FIRST = (3, 4, 2, 1, 5, 6, 0)  # of several settings of one algorithm
+RETURN, KL = "eval/return_mean", "train/kl"
+AXES = {RETURN: "Episode reward", KL: "KL divergence"}
+AXES |= {"train/episode_return": "Episode reward in training"}
+FILES = {RETURN: "returns", KL: "kl"}
+SYMBOLS = {"epsilon": "ε", "gamma": "γ", "gae_lambda": "λ", "delta": "δ"}
+# A panel, a band, and what changes no result
+UNTOLD = FREE | {"env_id", "seed", "eval_every", "eval_episodes", "checkpoint_every"}
 DRAWS = 2000  # bootstrap samples
 
 matplotlib.rcParams |= {
@@ -46,62 +64,174 @@ matplotlib.rcParams |= {
 # ── data ────────────────────────────────────────────────────────────────────────────
 
 
-def read_runs(folders: list[Path]) -> list[dict]:
-    """Evaluations of any runs; their variant is what differs from the defaults."""
-    rows, runs = [], [(folder, *load_run(folder)) for folder in folders]
-    lengths = {config["total_timesteps"] for _, _, config in runs}
-    for folder, algorithm, config in runs:
-        words = changes(config, read_flags(algorithm, []))
-        if len(lengths) > 1:  # the learning rate falls over it
-            words.append(f"{config['total_timesteps'] / 1e6:g}M")
-        found = read_run(folder, folder.name, algorithm, " ".join(words))
-        if not found:
-            print(f"{folder}: left out, no evaluation yet", file=sys.stderr)
-        rows += found
-    return rows
-
-
 class Run:
-    """The evaluations of one run, as arrays."""
+    """The curves of one run: steps and values of each column."""
 
-    def __init__(self, rows: list[dict]):
-        first, self.seed = rows[0], int(rows[0]["seed"])
-        self.series = first["algorithm"], first["variant"]
-        self.env_id = first["env_id"]
-        for name in ("step", *AXES):
-            setattr(self, name, np.array([float(row[name]) for row in rows]))
-        self.complete = self.step[-1] >= float(first["total_timesteps"])
+    def __init__(self, algorithm, variant, env_id, seed, total: int, curves: dict):
+        self.series, self.env_id, self.seed = (algorithm, variant), env_id, int(seed)
+        self.curves = {name: np.array(curve) for name, curve in curves.items()}
+        self.last = max(curve[0][-1] for curve in self.curves.values())
+        self.complete = self.last >= total
 
 
-def to_runs(rows: list[dict]) -> list[Run]:
-    """One a seed and folder, in the order that legends and panels have."""
-    groups = defaultdict(list)
+def from_rows(rows: list[dict]) -> list[Run]:
+    """The runs of a CSV of collect.py."""
+    groups, names = defaultdict(list), ("algorithm", "variant", "env_id", "seed")
     for row in rows:
-        names = "experiment", "algorithm", "variant", "env_id", "seed"
-        groups[tuple(str(row[name]) for name in names)].append(row)
-    runs, known = [*map(Run, groups.values())], [*TASKS]
-    known += sorted({run.env_id for run in runs} - {*TASKS})
-    return sorted(
-        runs, key=lambda r: (known.index(r.env_id), ALGORITHMS.index(r.series[0]))
-    )
+        groups[tuple(row[name] for name in names)].append(row)
+    runs = []
+    for key, group in groups.items():
+        steps, returns, kl = (
+            [float(row[name]) for row in group]
+            for name in ("step", "return_mean", "kl")
+        )
+        curves, total = {RETURN: (steps, returns), KL: (steps, kl)}, group[0]
+        runs.append(Run(*key, int(total["total_timesteps"]), curves))
+    return in_order(runs)
+
+
+def in_order(runs: list[Run]) -> list[Run]:
+    """That of legends and panels."""
+    env_ids = [*TASKS, *sorted({run.env_id for run in runs} - {*TASKS})]
+    return sorted(runs, key=lambda r: (env_ids.index(r.env_id), *rank(r.series)))
+
+
+def rank(series: tuple[str, str]) -> tuple:
+    """The paper's algorithms in its order, then any others; their settings by size."""
+    algorithm, variant = series
+    values = [read_value(word.partition("=")[2]) for word in variant.split()]
+    numbers = [x if isinstance(x, int | float) else -1 for x in values]
+    return [*ALGORITHMS, algorithm].index(algorithm), algorithm, numbers, variant
+
+
+def read_value(text: str):
+    """Of a setting, as config.json had it, or the text itself."""
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def load_config(folder: Path) -> tuple[str, dict] | None:
+    """Algorithm and settings, whatever their names, if this is the folder of a run."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / "config.json").read_bytes())
+        algorithm, config = content["algorithm"], content["config"]
+        if {"env_id", "seed", "total_timesteps"} <= config.keys():
+            return str(algorithm), config
+    return None
+
+
+def find_folders(paths: list[Path]) -> list[Path]:
+    """These, or the runs in them; what is none is told and left out."""
+    found = []
+    for path in paths:
+        if not path.exists():
+            sys.exit(f"{path} is not there")
+        inside = sorted(file.parent for file in path.glob("*/config.json"))
+        if not load_config(path) and not inside:
+            print(f"{path} is not the folder of a run: left out", file=sys.stderr)
+        found += [path] if load_config(path) else filter(load_config, inside)
+    if not found:
+        sys.exit("none of these is the folder of a run")
+    return found
+
+
+def read_progress(folder: Path, columns: list[str]) -> dict[str, tuple[list, list]]:
+    """Steps and values of the columns, where they have some."""
+    path, curves = folder / "progress.csv", {}
+    if not path.exists():
+        return {}
+    lines = path.read_text().splitlines(keepends=True)
+    lines = [line for line in lines if line.endswith("\n")]  # a run may be writing one
+    rows = [*csv.DictReader(lines)]
+    try:
+        for name in columns if rows else []:
+            if name not in rows[0]:
+                sys.exit(f"{path} has no {name}; it has {', '.join(rows[0])}")
+            with_it = [row for row in rows if row[name]]
+            values = [[float(row[key]) for row in with_it] for key in ("step", name)]
+            curves |= {name: values} if with_it else {}
+    except (KeyError, TypeError, ValueError) as error:
+        sys.exit(f"{path} is damaged: {error}")
+    return curves
+
+
+def differences(runs: list[tuple[str, dict]]) -> list[str]:
+    """Names of the settings in which runs differ that are drawn in one panel.
+
+    Where each algorithm has a value of its own, that is told by the algorithm's name.
+    But those that all scripts have, up to num_envs, have the same default in all.
+    """
+    names = dict.fromkeys(name for _, config in runs for name in config)
+    shared, told = [*takewhile(lambda name: name != "num_envs", runs[0][1])], []
+    for name in [name for name in names if name not in UNTOLD]:
+        values = defaultdict(lambda: defaultdict(set))
+        for algorithm, config in runs:
+            panel = values[config["env_id"]]
+            panel[algorithm].add(repr(config.get(name, "–")))
+        for panel in values.values():
+            within = max(map(len, panel.values())) > 1
+            if within or (name in shared and len(set.union(*panel.values())) > 1):
+                told.append(name)
+                break
+    return told
+
+
+def read_runs(folders: list[Path], columns: list[str]) -> list[Run]:
+    """Any runs; their variant is what they differ in, and of equal ones one counts."""
+    loaded = [(folder, *load_config(folder)) for folder in folders]
+    loaded = [(*run, read_progress(run[0], columns)) for run in loaded]
+    for folder, *_, curves in loaded:
+        if not curves:
+            print(f"{folder}: left out, no {' or '.join(columns)} yet", file=sys.stderr)
+    loaded = [run for run in loaded if run[-1]]
+    if not loaded:
+        sys.exit(f"none of these runs has {' or '.join(columns)} yet")
+    told, found = differences([run[1:3] for run in loaded]), {}
+    far = [max(steps[-1] for steps, _ in run[-1].values()) for run in loaded]
+    for i in np.argsort(far, kind="stable"):
+        folder, algorithm, config, curves = loaded[i]
+        words = [(name, config[name]) for name in told if name in config]
+        variant = " ".join(f"{k}={str(v).replace(' ', '')}" for k, v in words)
+        key = algorithm, variant, config["env_id"], config["seed"]
+        if key in found:
+            print(f"{found[key][0]}: left out for its twin {folder}", file=sys.stderr)
+        found[key] = folder, Run(*key, config["total_timesteps"], curves)
+    return in_order([run for _, run in found.values()])
 
 
 def over_seeds(runs: list[Run], column: str) -> tuple[np.ndarray, ...]:
     """Steps, mean, std and minimum, up to where the shortest of the runs has come."""
-    end = min(run.step[-1] for run in runs)
-    steps = np.unique(np.concatenate([run.step for run in runs]))
-    steps = steps[steps <= end]
-    values = [np.interp(steps, run.step, getattr(run, column)) for run in runs]
+    curves = [run.curves[column] for run in runs]
+    steps = np.unique(np.concatenate([steps for steps, _ in curves]))
+    steps = steps[steps <= min(steps[-1] for steps, _ in curves)]
+    values = [np.interp(steps, *curve) for curve in curves]
     return steps, np.mean(values, 0), np.std(values, 0), np.min(values, 0)
+
+
+def tell(word: str) -> str:
+    """A setting, "name=value", as a legend has it: "5 epochs", "no squash actions"."""
+    name, _, text = word.partition("=")
+    value = read_value(text)
+    words = SYMBOLS.get(name, name.removeprefix("num_").replace("_", " "))
+    if isinstance(value, bool) or value is None:
+        return words if value else f"no {words}"
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    if name == "total_timesteps":
+        return f"{value / 1e6:g}M steps"
+    if name.startswith("num_"):
+        return f"{value} {words.removesuffix('s') if value == 1 else words}"
+    return f"{words} {value}"
 
 
 def label(series: tuple[str, str]) -> str:
     """As in the paper: "A2C, 5 epochs"."""
     algorithm, variant = series
-    words = [re.sub(r"num_(\w+)=(\S+)", r"\2 \1", word) for word in variant.split()]
-    words = [re.sub(r"^1 (\w+)s$", r"1 \1", word) for word in words]
-    words = [word.replace("_", " ").replace("=", " ") for word in words]
-    return ", ".join([NAMES[algorithm], *words])
+    return ", ".join([NAMES.get(algorithm, algorithm), *map(tell, variant.split())])
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────
@@ -116,9 +246,22 @@ def save(figure: Figure, path: Path) -> None:
 
 def styles(series: list[tuple[str, str]]) -> dict:
     """An algorithm looks the same in every figure that has it once."""
-    once = len({algorithm for algorithm, _ in series}) == len(series)
-    indices = [ALGORITHMS.index(s[0]) if once else i for i, s in enumerate(series)]
-    return {s: STYLES[i % len(STYLES)] for s, i in zip(series, indices, strict=True)}
+    algorithms = [algorithm for algorithm, _ in series]
+    if len({*algorithms}) == len(series) and {*algorithms} <= {*ALGORITHMS}:
+        indices = map(ALGORITHMS.index, algorithms)
+    else:
+        indices = [SOLID_FIRST[i % len(STYLES)] for i in range(len(series))]
+    looks = [STYLES[i] | MARKERS[0] for i in indices]
+    for i, look in enumerate(looks):
+        look |= MARKERS[i // len(STYLES) % len(MARKERS)]  # where the styles come again
+    return dict(zip(series, looks, strict=True))
+
+
+def title(env_id: str, counts: set[int]) -> str:
+    """With the number of seeds, where there are several to a line."""
+    name, low, high = env_id.removesuffix("-v4"), min(counts), max(counts)
+    seeds = f"{low} to {high}" if low < high else f"{high}"
+    return name if high == 1 else f"{name} ({seeds} seeds)"
 
 
 def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> None:
@@ -127,34 +270,72 @@ def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> N
     down = -(-len(panels) // across)
     figure = Figure((3.6 * across, 2.7 * down + 0.4), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).ravel()
+    runs = [run for run in runs if run.curves.keys() & {column for _, column in panels}]
     style, lines = styles([*dict.fromkeys(run.series for run in runs)]), {}
+    far = max(run.last for run in runs)
+    scale, unit = (1e6, "million") if far >= 5e5 else (1e3, "thousand")
     for axes in grid[len(panels) :]:
         axes.remove()
     for axes, (env_id, column) in zip(grid, panels, strict=False):
-        for series, look in style.items():
-            same = [r for r in runs if (r.env_id, r.series) == (env_id, series)]
-            if not same:
-                continue
+        here = [r for r in runs if r.env_id == env_id and column in r.curves]
+        groups = {s: [run for run in here if run.series == s] for s in style}
+        groups = {series: same for series, same in groups.items() if same}
+        for series, same in groups.items():
             steps, mean, std, lowest = over_seeds(same, column)
             low = mean - std
-            if column == "kl":  # a logarithmic axis has no room for values below 0
+            if column == KL:  # a logarithmic axis has no room for values below 0
                 low, mean = np.maximum(low, lowest), np.where(mean > 0, mean, np.nan)
-            steps = steps / 1e6
-            look = look | {"marker": "." if len(steps) == 1 else None}
+            steps = steps / scale
+            look = style[series] | ({"marker": "o"} if len(steps) == 1 else {})
             (lines[series],) = axes.plot(steps, mean, label=label(series), **look)
             if len(same) > 1:
                 shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
                 axes.fill_between(steps, low, mean + std, **shade)
-        axes.set(title=env_id.removesuffix("-v4"), ylabel=AXES[column])
-        axes.set(xlabel="Environment steps (million)")
-        if column == "kl":
+        axes.set(title=title(env_id, {*map(len, groups.values())}))
+        about = column.split("/")[-1].replace("_", " ").capitalize()
+        axes.set(ylabel=AXES.get(column, about), xlabel=f"Environment steps ({unit})")
+        if column == KL:
             axes.set_yscale("log")
-    handles = [lines[series] for series in style]
-    longest = max(len(handle.get_label()) for handle in handles)
-    columns = min(5, max(1, 56 * across // (longest + 8)))  # what fits
-    below = {"loc": "outside lower center", "frameon": False, "columnspacing": 1.2}
-    figure.legend(handles=handles, ncols=columns, **below)
+    add_legend(figure, [lines[series] for series in style])
     save(figure, path)
+
+
+def add_legend(figure: Figure, handles: list) -> None:
+    """In the panel, if there is one and a free place in it; below, as wide as fits."""
+    if len(figure.axes) == 1:
+        (axes,) = figure.axes
+        legend = axes.legend(
+            handles=handles, loc="best", framealpha=1, edgecolor="none"
+        )
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        inside = axes.bbox.containsx(box.x0) and axes.bbox.containsy(box.y0)
+        if inside and not crosses(axes, box):
+            return
+        legend.remove()
+    below = {"loc": "outside lower center", "frameon": False, "columnspacing": 1.2}
+    for columns in range(min(5, len(handles)), 0, -1):
+        legend = figure.legend(handles=handles, ncols=columns, **below)
+        width = legend.get_window_extent().width
+        if width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
+    figure.set_figwidth(max(figure.get_figwidth(), width / figure.dpi))
+
+
+def crosses(axes, box) -> bool:
+    """Whether a curve or the edge of a band passes under a box on the screen."""
+    bands = [path for band in axes.collections for path in band.get_paths()]
+    for path in [*(line.get_path() for line in axes.lines), *bands]:
+        x, y = axes.transData.transform(path.vertices).T
+        x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+        t, dense = np.arange(len(x)), np.linspace(0, len(x) - 1, 50 * len(x))
+        outline = np.column_stack([np.interp(dense, t, x), np.interp(dense, t, y)])
+        if box.count_contains(outline):
+            return True
+    return False
 
 
 def draw_clipping(path: Path) -> None:
@@ -187,9 +368,13 @@ def improvement(x: np.ndarray, y: np.ndarray) -> float:
 
 def last_returns(runs: list[Run]) -> tuple[np.ndarray, list, list]:
     """Of complete runs in environments that all series have, [R, E, S]; S; E."""
+
+    def scored(run: Run) -> bool:
+        return run.complete and RETURN in run.curves
+
     found = defaultdict(lambda: defaultdict(list))
-    for run in sorted(filter(lambda run: run.complete, runs), key=lambda run: run.seed):
-        found[run.env_id][run.series].append(run.return_mean[-1])
+    for run in sorted(filter(scored, runs), key=lambda run: run.seed):
+        found[run.env_id][run.series].append(run.curves[RETURN][1][-1])
     series = [*dict.fromkeys(series for of_env in found.values() for series in of_env)]
     env_ids = [env_id for env_id, of_env in found.items() if len(of_env) == len(series)]
     count = min((len(found[e][s]) for e in env_ids for s in series), default=0)
@@ -202,7 +387,7 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
     """Interquartile mean and probability of improvement over environments."""
     table, series, env_ids = last_returns(runs)
     if len(series) < 2 or not env_ids:
-        wanted = "two algorithms with complete runs of the same environment"
+        wanted = "complete runs of two kinds in the same environment"
         print(f"{path.name}: left out, it takes {wanted}", file=sys.stderr)
         return
     from rliable import library, metrics  # only here: it takes seconds
@@ -248,21 +433,27 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
     save(figure, path)
 
 
-def draw_all(stem: str, rows: list[dict], out: Path) -> None:
-    """The figures that these evaluations are for."""
-    runs = to_runs(rows)
+def draw_all(stem: str, runs: list[Run], columns: list[str], out: Path) -> None:
+    """The figures that these runs are for."""
     env_ids = [*dict.fromkeys(run.env_id for run in runs)]
     if stem.startswith(("figure6", "figure7")):
-        panels = [(env_id, column) for env_id in env_ids for column in AXES]
+        panels = [(env_id, column) for env_id in env_ids for column in columns]
         draw_curves(runs, panels, out / stem)
         return
-    names = ["returns", "kl", "comparison"]
+    files, comparison = FILES, "comparison"
     if stem.startswith("figure4"):
         suffix = stem.removeprefix("figure4")
-        names = [name + suffix for name in ("figure4", "figure5", "comparison")]
-    for name, column in zip(names, AXES, strict=False):
-        draw_curves(runs, [(env_id, column) for env_id in env_ids], out / name)
-    draw_comparison(runs, out / names[2])
+        files = {RETURN: f"figure4{suffix}", KL: f"figure5{suffix}"}
+        comparison += suffix
+    for column in columns:
+        here = dict.fromkeys(run.env_id for run in runs if column in run.curves)
+        if here:
+            name = files.get(column, column.split("/")[-1])
+            draw_curves(runs, [(env_id, column) for env_id in here], out / name)
+        else:
+            print(f"{column}: no run has it yet", file=sys.stderr)
+    if RETURN in columns:
+        draw_comparison(runs, out / comparison)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -270,21 +461,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=style)
     what = "CSVs of collect.py or folders of runs; default: those in git"
     parser.add_argument("paths", nargs="*", type=Path, help=what)
+    which = f"of progress.csv, a picture for each; default: {RETURN} {KL}"
+    parser.add_argument("--columns", nargs="+", default=[RETURN, KL], help=which)
     where = "folder for the pictures; default: docs/experiments/figures, or with paths "
     parser.add_argument("--out", type=Path, help=where + "figures/ in this folder")
     options = parser.parse_args(arguments)
+    columns = [*dict.fromkeys(options.columns)]
     paths = options.paths or sorted(RESULTS.glob("*.csv"))
     out = options.out or (Path("figures") if options.paths else FIGURES)
-    data = {path.stem: read_csv(path) for path in paths if path.suffix == ".csv"}
-    if folders := [path for path in paths if path.suffix != ".csv"]:
-        data["runs"] = read_runs(folders)
-        if not data["runs"]:
-            sys.exit("none of these runs has an evaluation yet")
+    csvs = [path for path in paths if path.suffix == ".csv"]
+    if csvs and not {*columns} <= {RETURN, KL}:
+        sys.exit(f"--columns: {csvs[0]} has {RETURN} and {KL}; name folders of runs")
+    data = {path.stem: from_rows(read_csv(path)) for path in csvs}
+    if others := [path for path in paths if path.suffix != ".csv"]:
+        data["runs"] = read_runs(find_folders(others), columns)
     try:
         if not options.paths:
             draw_clipping(out / "figure3")
-        for stem, rows in data.items():
-            draw_all(stem, rows, out)
+        for stem, runs in data.items():
+            draw_all(stem, runs, columns, out)
     except OSError as error:
         sys.exit(f"--out {out}: {error.strerror}")
     return 0
