@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from statistics import median
 
 import pytest
 from common import ROOT
@@ -108,3 +109,23 @@ def test_the_results_are_elsewhere_than_those_in_git(monkeypatch):
     monkeypatch.chdir(speed.FOLDER.parent)
     with pytest.raises(SystemExit, match="--output: benchmark is in git here"):
         speed.parse([])
+
+
+def test_the_summary_is_of_the_measurements():
+    """The README's table of ratios, and its chart's claims, are those of speed.csv."""
+    results = speed.read_results(speed.FOLDER / "speed.csv")
+    page = (speed.FOLDER / "README.md").read_text()
+    block = page[page.index("| | aimed at |") :].split("\n\n")[0]
+    header, _, *lines = (
+        [x.strip() for x in y.split("|")[1:-1]] for y in block.split("\n")
+    )
+    names = {name: key for key, name in speed.NAMES.items()}
+    assert len(lines) == 5
+    for name, _, *told in lines:
+        algorithm, _, precision = name.partition(", ")
+        for env_id, number in zip(header[2:], told, strict=True):
+            kind = names[algorithm], precision or "float32", "ours"
+            cell = speed.Cell(f"{env_id}-v4", *kind)
+            other, _ = speed.comparison(cell)
+            ours, theirs = (results[x]["steps_per_second"] for x in (cell, other))
+            assert number == f"{median(ours[i] / theirs[i] for i in ours):.2f}", name
