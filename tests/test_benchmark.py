@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from statistics import median
 
 import pytest
 from common import ROOT
@@ -14,6 +15,7 @@ import measure  # noqa: E402
 import speed  # noqa: E402
 
 TINY = ["--unroll-length", "32", "--policy-layers", "8", "--value-layers", "8"]
+IN_GIT = str(speed.FOLDER)
 FIRST = "env_id,algorithm,precision,implementation,repeat"
 
 
@@ -82,11 +84,48 @@ def test_ratios(tmp_path):
         (["--repeats", "0"], "--repeats must be 1 or more"),
         (["--algorithm", "dqn"], "--algorithm: invalid choice"),
         (["--redraw", "--output", "/none"], "/none/speed.csv is not a speed.csv"),
+        (["--output", IN_GIT, "--env-id", "Ant-v4"], "has the results in git"),
+        (["--output", IN_GIT, "--repeats", "1"], "has the results in git"),
+        (["--output", IN_GIT, "--no-peers"], "has the results in git"),
+        (["--output", IN_GIT, "--", "--num-envs", "4"], "has the results in git"),
     ],
 )
 def test_mistakes(flags, named, capsys):
     pytest.importorskip("matplotlib")
+    kept = {path: path.read_bytes() for path in speed.FOLDER.glob("speed.*")}
     with pytest.raises(SystemExit) as stop:
         speed.main(flags)
+    assert kept == {path: path.read_bytes() for path in kept}
     text = capsys.readouterr().err if stop.value.code == 2 else stop.value.code
     assert named in text
+
+
+def test_the_results_are_elsewhere_than_those_in_git(monkeypatch):
+    for words in ([], ["--env-id", "Ant-v4"]):
+        options, _ = speed.parse(words)
+        assert options.output.resolve() != speed.FOLDER
+    whole = ["--output", IN_GIT, "--peer-python", "python"]
+    assert speed.parse(whole)[0].output == speed.FOLDER
+    monkeypatch.chdir(speed.FOLDER.parent)
+    with pytest.raises(SystemExit, match="--output: benchmark is in git here"):
+        speed.parse([])
+
+
+def test_the_summary_is_of_the_measurements():
+    """The README's table of ratios, and its chart's claims, are those of speed.csv."""
+    results = speed.read_results(speed.FOLDER / "speed.csv")
+    page = (speed.FOLDER / "README.md").read_text()
+    block = page[page.index("| | aimed at |") :].split("\n\n")[0]
+    header, _, *lines = (
+        [x.strip() for x in y.split("|")[1:-1]] for y in block.split("\n")
+    )
+    names = {name: key for key, name in speed.NAMES.items()}
+    assert len(lines) == 5
+    for name, _, *told in lines:
+        algorithm, _, precision = name.partition(", ")
+        for env_id, number in zip(header[2:], told, strict=True):
+            kind = names[algorithm], precision or "float32", "ours"
+            cell = speed.Cell(f"{env_id}-v4", *kind)
+            other, _ = speed.comparison(cell)
+            ours, theirs = (results[x]["steps_per_second"] for x in (cell, other))
+            assert number == f"{median(ours[i] / theirs[i] for i in ours):.2f}", name

@@ -216,6 +216,23 @@ def test_no_runs_to_collect(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
+def test_results_in_git_change_only_where_they_are_named(monkeypatch):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    monkeypatch.chdir(FOLDER)
+    kept = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    table = str(collect.RESULTS / "figure7.csv")
+    for program, words in [(collect, ["figure7"]), (plot, [table])]:
+        with pytest.raises(SystemExit, match="--out: .* is in git here; name it"):
+            program.main(words)
+    assert kept == {path: path.read_bytes() for path in kept}
+    named = harness.elsewhere("--out", Path("results"), Path("results"), FOLDER)
+    assert named == Path("results")
+    monkeypatch.chdir(ROOT)
+    assert harness.elsewhere("--out", None, Path("results"), collect.RESULTS)
+
+
 def test_columns_are_found_by_name(tmp_path):
     (tmp_path / "progress.csv").write_text("train/kl,step,iteration\n0.1,20,3\n")
     assert harness.progress(tmp_path) == 20

@@ -5,7 +5,9 @@
     python docs/benchmark/speed.py --profile
 
 Writes speed.csv, a row for each measurement, speed.json, what was measured on what, and
-the chart speed.png and speed.svg; prints the tables. Flags after `--` are the scripts'.
+the chart speed.png and speed.svg, into benchmark/ of the folder where it is called or
+into --output; prints the tables. Flags after `--` are the scripts'. The results in git
+are of a whole measurement: `--output docs/benchmark` refuses a part of one.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from run import (  # noqa: E402
     begin,
     check_environment,
     current_commit,
+    elsewhere,
     read_flags,
 )
 
@@ -79,14 +82,20 @@ def parse(arguments: list[str] | None):
     peers = ROOT / ".peers" / "bin" / "python"
     add("--peer-python", type=Path, default=peers, help="default: .peers/bin/python")
     add("--no-peers", action="store_true", help="measure our scripts alone")
-    add("--output", type=Path, default=FOLDER, help="folder; default: docs/benchmark")
-    add("--redraw", action="store_true", help="tables and chart of speed.csv again")
+    add("--output", type=Path, help="folder; default: benchmark")
+    add("--redraw", action="store_true", help="tables and chart of its speed.csv again")
     add("--profile", action="store_true", help="say where the time goes")
     options = parser.parse_args(arguments[:cut])
     for name in ("repeats", "iterations", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be 1 or more")
-    return options, arguments[cut + 1 :]
+    options.output = elsewhere("--output", options.output, Path("benchmark"), FOLDER)
+    flags, whole = arguments[cut + 1 :], parser.parse_args([])
+    free = {"peer_python": 0, "output": 0, "redraw": 0, "profile": 0}
+    part = bool(flags) or vars(whole) | free != vars(options) | free
+    if part and options.output.resolve() == FOLDER and not options.redraw:
+        parser.error(f"--output {options.output} has the results in git, of the whole")
+    return options, flags
 
 
 def peer_versions(options) -> dict[str, str]:

@@ -20,6 +20,7 @@ from run import (
     ALGORITHMS,
     EXPERIMENTS,
     begin,
+    elsewhere,
     find_runs,
     make_parser,
     parse,
@@ -91,8 +92,9 @@ def last_steps(rows: list[dict]) -> dict[tuple, int]:
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     text = "folder for the CSVs; default: results"
-    parser.add_argument("--out", type=Path, default=Path("results"), help=text)
+    parser.add_argument("--out", type=Path, help=text)
     options, cells = parse(parser, arguments)
+    options.out = elsewhere("--out", options.out, Path("results"), RESULTS)
     runs = find_runs(options.runs_dir)
     for name in options.names:
         chosen, new = [cell for cell in cells if cell.experiment == name], []

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r docs/requirements.txt")
 
 from collect import RESULTS, read_csv
-from run import ALGORITHMS, FREE, TASKS, Parser, begin
+from run import ALGORITHMS, FREE, TASKS, Parser, begin, elsewhere
 
 FIGURES = Path(__file__).parent / "figures"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
@@ -468,7 +468,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     columns = [*dict.fromkeys(options.columns)]
     paths = options.paths or sorted(RESULTS.glob("*.csv"))
-    out = options.out or (Path("figures") if options.paths else FIGURES)
+    out = options.out or FIGURES
+    if options.paths:
+        out = elsewhere("--out", options.out, Path("figures"), FIGURES)
     csvs = [path for path in paths if path.suffix == ".csv"]
     if csvs and not {*columns} <= {RETURN, KL}:
         sys.exit(f"--columns: {csvs[0]} has {RETURN} and {KL}; name folders of runs")

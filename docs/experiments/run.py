@@ -173,6 +173,13 @@ def begin(main) -> None:
         sys.exit(130)
 
 
+def elsewhere(flag: str, given: Path | None, usual: Path, in_git: Path) -> Path:
+    """The folder to write into, which is the one in git only if that is said."""
+    if given is None and usual.resolve() == in_git.resolve():
+        sys.exit(f"{flag}: {usual} is in git here; name it, or another folder")
+    return given or usual
+
+
 # ── runs on disk ────────────────────────────────────────────────────────────────────
 
 

@@ -32,7 +32,7 @@ def play(run: Path, options) -> tuple[list[np.ndarray], str]:
     """Frames of an episode, and what they show."""
     algorithm, _ = load_config(run)
     script = importlib.import_module(algorithm)
-    config = script.parse(["--evaluate", str(run / "best.pt")])
+    config = script.parse(["--evaluate", str(run / "best.pt"), "--capture-video"])
     agent, _, at, _ = script.make_agent(config)
     # The model's own camera, beside the robot: gymnasium's stays where it started
     view = {"camera_name": "track", "width": WIDTH, "height": HEIGHT}
@@ -46,6 +46,7 @@ def play(run: Path, options) -> tuple[list[np.ndarray], str]:
             action = agent.policy.to_environment(mode).numpy()[0]
         observation, _, *ended, _ = env.step(action.reshape(env.action_space.shape))
         if any(ended):
+            env.close()
             sys.exit(f"the episode ended after {step + 1} steps: lower --first")
     seconds = env.unwrapped.dt * options.every
     env.close()
