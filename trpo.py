@@ -305,7 +305,7 @@ def exact_kl(old: Distribution, new: Distribution) -> Tensor:
 def fisher_vector_product(grad_kl: Tensor, parameters, damping, v: Tensor) -> Tensor:
     """(Ĥ + damping·I) v of [P]; Ĥv = ∇_θ (∇_θ KL · v), for the mean KL of π_θ."""
     product = torch.autograd.grad(grad_kl.dot(v), parameters, retain_graph=True)
-    return average(parameters_to_vector(product)) + damping * v
+    return parameters_to_vector(product) + damping * v
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
@@ -373,7 +373,11 @@ def trust_region_step(
         old = policy(part)
     grad_kl = gradient(exact_kl(old, policy(part)).mean(), create_graph=True)
     grad_kl = parameters_to_vector(grad_kl)
-    matvec = partial(fisher_vector_product, grad_kl, parameters, config.cg_damping)
+    damped = partial(fisher_vector_product, grad_kl, parameters, config.cg_damping)
+
+    def matvec(v: Tensor) -> Tensor:
+        return average(damped(v))
+
     # Alg. 5.14: Compute d ≈ Ĥ⁻¹ g via conjugate gradient algorithm
     d = conjugate_gradient(matvec, g, config.cg_max_iterations)
     product = matvec(d)
