@@ -438,23 +438,65 @@ def test_the_tables_are_those_of_the_results(tmp_path):
         tables.main(["--page", str(copy)])
 
 
-def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
-    usual = dict.fromkeys(collect.COLUMNS, "0") | {"algorithm": "ppo", "variant": ""}
-    usual |= {"env_id": "Ant-v4", "total_timesteps": "100"}
-    lines = [("0", 50, 9), ("0", 110, 1000), ("1", 110, 2000), ("2", 99, 9)]
-    content = [
-        usual | {"seed": seed, "step": str(step), "return_mean": str(value)}
-        for seed, step, value in lines
-    ]
-    with open(tmp_path / "figure4.csv", "w", newline="") as file:
+def write_results(path, lines):
+    """A CSV of runs of 100 steps: (algorithm, environment, seed, step, return) each."""
+    usual = dict.fromkeys(collect.COLUMNS, "0") | {"variant": ""}
+    usual |= {"total_timesteps": "100", "kl": "0.01"}
+    names = "algorithm", "env_id", "seed", "step", "return_mean"
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, collect.COLUMNS)
         writer.writeheader()
-        writer.writerows(content)
+        writer.writerows(usual | dict(zip(names, x, strict=True)) for x in lines)
+
+
+def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
+    lines = [(0, 50, 9), (0, 110, 1000), (1, 110, 2000), (2, 99, 9)]
+    content = [("ppo", "Ant-v4", *line) for line in lines]
+    write_results(tmp_path / "figure4.csv", content)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     ant = tables.cells("figure4", tables.PAPER_8M).splitlines()[2].split(" | ")[2]
     assert ant == "*1,500 ± 500 (2 seeds)* [5,671]"
     ant = tables.cells("figure4", {"ppo": (0, 1500, 0, 0)}).splitlines()[2]
     assert "| 1,500 ± 500 (2 seeds) [1,500] |" in ant
+    ended = [row.split(" | ")[2:5] for row in tables.runs_of("figure4").splitlines()]
+    assert ended[2:] == [["0", "1,000 ± 0", "1,000"], ["1", "2,000 ± 0", "2,000"]]
+
+
+def test_the_interquartile_mean_over_the_paper(tmp_path, monkeypatch):
+    """Of PPO's 0.5, 1, 1.5, 3 the middle two; A2C has one seed, so no interval."""
+    pytest.importorskip("rliable")
+    lines = [("ppo", "Ant-v4", 0, 110, 50), ("ppo", "Ant-v4", 1, 110, 100)]
+    lines += [("ppo", "Hopper-v4", 0, 110, 300), ("ppo", "Hopper-v4", 1, 110, 600)]
+    lines += [("a2c", "Hopper-v4", 0, 110, 100), ("a2c", "Ant-v4", 0, 90, 100)]
+    write_results(tmp_path / "figure4.csv", lines)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    paper = {"ppo": (7, 100, 7, 200), "a2c": (7, 100, None, 400)}
+    ppo, a2c, both = tables.ratios("figure4", paper).splitlines()[2:]
+    # The middle two of a draw: (0.5 + 1.5) / 2 at least, (1 + 3) / 2 at most
+    assert ppo == "| PPO | 2 | 2 | 1 | 1.25 | 1.00 to 2.00 |"
+    assert a2c == "| A2C | 1 | 1 | 0 | 0.25 | – |"
+    assert both == "| **all** | 3 | 1 | 1 | 0.75 | – |"
+
+
+def test_the_paper_is_a_line_across(tmp_path, monkeypatch):
+    plot = pytest.importorskip("plot")
+    found = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: found.append(figure))
+    lines = [("ppo", "Ant-v4", 0, step, step) for step in (50, 110)]
+    lines += [("vmpo", "Hopper-v4", 0, step, step) for step in (20, 40)]
+    write_results(tmp_path / "figure4.csv", lines)
+    monkeypatch.setattr(plot, "draw_comparison", lambda *_: None)
+    plot.main([str(tmp_path / "figure4.csv"), "--out", str(tmp_path)])
+    for figure, across in zip(
+        found, ({5671: "#0072B2", 2400: "#D55E00"}, {}), strict=True
+    ):
+        assert len({axes.get_xlim() for axes in figure.axes}) == 1
+        flat = [
+            x for axes in figure.axes for x in axes.lines if len({*x.get_ydata()}) < 2
+        ]
+        flat = {x.get_ydata()[0]: x.get_color() for x in flat}
+        assert {y: color for y, color in flat.items() if y > 1000} == across
+        assert ("the paper" in str(figure.legends[0].texts)) == bool(across)
 
 
 def test_the_paper_cells():

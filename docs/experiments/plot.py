@@ -4,8 +4,9 @@
     python docs/experiments/plot.py runs/*    # your runs, into figures/
     python docs/experiments/plot.py runs/* --columns train/episode_return train/entropy
 
-Writes PNG and SVG. Lines are means over seeds, bands ± one standard deviation. Runs are
-told apart by the settings in which they differ, as their config.json has them.
+Writes PNG and SVG. Lines are means over seeds, bands ± one standard deviation; a thin
+dashed line across a panel is the paper's value at its end. Runs are told apart by the
+settings in which they differ, as their config.json has them.
 """
 
 import argparse
@@ -22,10 +23,12 @@ try:
     import matplotlib
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r docs/requirements.txt")
 
 from collect import RESULTS, read_csv
+from paper import PAPER_1M, PAPER_8M
 from run import ALGORITHMS, FREE, TASKS, Parser, begin, elsewhere
 
 FIGURES = Path(__file__).parent / "figures"
@@ -50,6 +53,19 @@ SYMBOLS = {"epsilon": "ε", "gamma": "γ", "gae_lambda": "λ", "delta": "δ"}
 # A panel, a band, and what changes no result
 UNTOLD = FREE | {"env_id", "seed", "eval_every", "eval_episodes", "checkpoint_every"}
 DRAWS = 2000  # bootstrap samples
+# The paper's return at the end of a panel: by figure, series and environment
+PAPER = {
+    stem: {
+        (algorithm, "", env_id): value
+        for algorithm, row in values.items()
+        for env_id, value in zip(TASKS, row, strict=True)
+        if value
+    }
+    for stem, values in (("figure4", PAPER_8M), ("figure4_1M", PAPER_1M))
+}
+A2C = "a2c", "entropy_coefficient=0.1", "HalfCheetah-v4"  # the run of Figure 4
+PAPER["figure6"] = {A2C: PAPER_8M["a2c"][0]}
+TARGET = {"linestyle": (0, (5, 3)), "linewidth": 0.8, "zorder": 1.5}
 
 matplotlib.rcParams |= {
     "axes.grid": True,
@@ -264,15 +280,20 @@ def title(env_id: str, counts: set[int]) -> str:
     return name if high == 1 else f"{name} ({seeds} seeds)"
 
 
-def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> None:
-    """A panel for each (environment, column), a line for each algorithm and variant."""
+def draw_curves(
+    runs: list[Run], panels: list[tuple[str, str]], path: Path, paper: dict
+) -> None:
+    """A panel for each (environment, column), a line for each algorithm and variant.
+
+    `paper` has returns by algorithm, variant and environment, to be drawn across.
+    """
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     figure = Figure((3.6 * across, 2.7 * down + 0.4), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).ravel()
     runs = [run for run in runs if run.curves.keys() & {column for _, column in panels}]
     style, lines = styles([*dict.fromkeys(run.series for run in runs)]), {}
-    far = max(run.last for run in runs)
+    far, targets = max(run.last for run in runs), []
     scale, unit = (1e6, "million") if far >= 5e5 else (1e3, "thousand")
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -291,12 +312,21 @@ def draw_curves(runs: list[Run], panels: list[tuple[str, str]], path: Path) -> N
             if len(same) > 1:
                 shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
                 axes.fill_between(steps, low, mean + std, **shade)
+            value = paper.get((*series, env_id)) if column == RETURN else None
+            if value:
+                targets.append(axes.axhline(value, color=look["color"], **TARGET))
+        if path.name.startswith("figure"):  # runs of one length, seen at one scale
+            axes.set_xlim(-0.03 * far / scale, 1.03 * far / scale)
         axes.set(title=title(env_id, {*map(len, groups.values())}))
         about = column.split("/")[-1].replace("_", " ").capitalize()
         axes.set(ylabel=AXES.get(column, about), xlabel=f"Environment steps ({unit})")
         if column == KL:
             axes.set_yscale("log")
-    add_legend(figure, [lines[series] for series in style])
+    handles = [lines[series] for series in style]
+    if targets:
+        at = f"the paper at {far / 1e6:.0f} M"
+        handles.append(Line2D([], [], color="gray", label=at, **TARGET))
+    add_legend(figure, handles)
     save(figure, path)
 
 
@@ -314,7 +344,7 @@ def add_legend(figure: Figure, handles: list) -> None:
             return
         legend.remove()
     below = {"loc": "outside lower center", "frameon": False, "columnspacing": 1.2}
-    for columns in range(min(5, len(handles)), 0, -1):
+    for columns in range(min(6, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, ncols=columns, **below)
         width = legend.get_window_extent().width
         if width <= figure.bbox.width or columns == 1:
@@ -438,7 +468,7 @@ def draw_all(stem: str, runs: list[Run], columns: list[str], out: Path) -> None:
     env_ids = [*dict.fromkeys(run.env_id for run in runs)]
     if stem.startswith(("figure6", "figure7")):
         panels = [(env_id, column) for env_id in env_ids for column in columns]
-        draw_curves(runs, panels, out / stem)
+        draw_curves(runs, panels, out / stem, PAPER.get(stem, {}))
         return
     files, comparison = FILES, "comparison"
     if stem.startswith("figure4"):
@@ -449,7 +479,8 @@ def draw_all(stem: str, runs: list[Run], columns: list[str], out: Path) -> None:
         here = dict.fromkeys(run.env_id for run in runs if column in run.curves)
         if here:
             name = files.get(column, column.split("/")[-1])
-            draw_curves(runs, [(env_id, column) for env_id in here], out / name)
+            panels = [(env_id, column) for env_id in here]
+            draw_curves(runs, panels, out / name, PAPER.get(stem, {}))
         else:
             print(f"{column}: no run has it yet", file=sys.stderr)
     if RETURN in columns:

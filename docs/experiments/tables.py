@@ -10,39 +10,18 @@ import argparse
 import re
 import sys
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from statistics import mean, pstdev
 
+import numpy as np
 from collect import RESULTS, read_csv
+from paper import PAPER_1M, PAPER_8M, TABLE_3
 from run import ALGORITHMS, TASKS, Parser, begin
 
+DRAWS = 2000  # bootstrap samples
 PAGE = Path(__file__).resolve().parents[1] / "results.md"
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
-# Read off the paper's Figure 4 at 8 and 1 M steps, ± 10 %; PPO's are of its Table 3.
-PAPER_8M = {
-    "ppo": (6414, 5671, 7633, 2616),
-    "vmpo": (5150, 2500, 900, 2400),
-    "trpo": (4700, 3500, 800, 2200),
-    "a2c": (4150, 970, 700, 2500),
-    "reinforce": (1500, 850, 370, 600),
-}
-PAPER_1M = {
-    "ppo": (4332, 1258, 700, 895),
-    "vmpo": (2600, 1000, 450, 800),
-    "trpo": (3500, 1600, 400, 1900),
-    "a2c": (None,) * 4,
-    "reinforce": (None,) * 4,
-}
-# Table 3: framework, MuJoCo version, million steps, then the tasks as in TASKS
-TABLE_3 = (
-    ("CleanRL", "v4", "1", 2906, None, 742, 2052),
-    ("Baselines", "v1", "1", 1669, None, None, 2316),
-    ("SB3", "v3", "1", 5819, 1327, None, 2410),
-    ("RLlib", "v2", "44", 9664, None, None, None),
-    ("ACME", "v2", "10", 6800, 5200, 6600, 2550),
-    ("the paper", "v4", "1", *PAPER_1M["ppo"]),
-    ("the paper", "v4", "8", *PAPER_8M["ppo"]),
-)
 
 
 def read_runs(stem: str) -> dict[tuple, list[list[dict]]]:
@@ -63,11 +42,15 @@ def score(runs: list[list[dict]]) -> str:
     """Mean ± std over seeds of the last evaluation."""
     if not runs:
         return "–"
-    values = [float(rows[-1]["return_mean"]) for rows in runs]
+    values = [last_return(rows) for rows in runs]
     text = f"{round(mean(values)):,}"  # no -0
     if len(values) > 1:
         text += f" ± {pstdev(values):,.0f} ({len(values)} seeds)"
     return text
+
+
+def last_return(rows: list[dict]) -> float:
+    return float(rows[-1]["return_mean"])
 
 
 def number(value: int | None) -> str:
@@ -88,11 +71,67 @@ def cells(stem: str, paper: dict[str, tuple]) -> str:
             found = runs[algorithm, "", env_id]
             text = score(found)
             if found and value:
-                ours = mean(float(rows[-1]["return_mean"]) for rows in found)
-                text = f"*{text}*" if ours < value else text
+                below = mean(last_return(rows) for rows in found) < value
+                text = f"*{text}*" if below else text
             row.append(f"{text} [{number(value)}]" if value or found else "–")
         rows.append(row)
     return table(["", *TASKS], rows)
+
+
+def ratios(stem: str, paper: dict[str, tuple]) -> str:
+    """Last returns over the paper's, by algorithm and in all: how many are above 1,
+    their interquartile mean, and what other seeds in the same cells could make of it.
+    """
+    runs, cells = read_runs(stem), defaultdict(list)
+    for algorithm, theirs in paper.items():
+        for env_id, value in zip(TASKS, theirs, strict=True):
+            ours = [last_return(rows) for rows in runs[algorithm, "", env_id]]
+            if ours and value:
+                cells[NAMES[algorithm]].append([x / value for x in ours])
+    cells["**all**"] = [cell for row in cells.values() for cell in row]
+    rows = []
+    for name, row in cells.items():
+        count = min(map(len, row), default=0)  # of seeds that all these cells have
+        if not count:
+            continue
+        scores = np.array([cell[:count] for cell in row]).T
+        text = [f"{len(row)}", f"{count}", f"{(scores.mean(0) >= 1).sum()}"]
+        rows.append([name, *text, *interquartile_mean(scores)])
+    headers = ["", "environments", "seeds", "not below the paper"]
+    return table([*headers, "interquartile mean", "95 % interval"], rows)
+
+
+def interquartile_mean(scores: np.ndarray) -> tuple[str, str]:
+    """Of [seeds, cells], with its bootstrap interval over the seeds in each cell."""
+    from rliable import library, metrics  # only here: it takes seconds
+
+    np.random.seed(0)  # noqa: NPY002, the generator that rliable draws from
+    points, intervals = library.get_interval_estimates(
+        {"": scores}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=DRAWS
+    )
+    low, high = intervals[""].ravel()
+    known = len(scores) > 1  # one seed cannot be drawn otherwise
+    return f"{points[''][0]:.2f}", f"{low:.2f} to {high:.2f}" if known else "–"
+
+
+def runs_of(stem: str) -> str:
+    """How each complete run ended, the best that it had been, and what it took."""
+    runs, rows = read_runs(stem), []
+    for algorithm, env_id in product(PAPER_8M, TASKS):
+        cell = sorted(runs[algorithm, "", env_id], key=lambda r: int(r[0]["seed"]))
+        for evaluations in cell:
+            last, mean = evaluations[-1], last_return(evaluations)
+            best = max(float(row["return_mean"]) for row in evaluations)
+            row = [NAMES[algorithm], env_id, last["seed"]]
+            row += [f"{mean:,.0f} ± {float(last['return_std']):,.0f}", f"{best:,.0f}"]
+            row.append(f"{float(last['elapsed_seconds']) / 60:.0f}")
+            rows.append([*row, last["precision"], last["commit"]])
+    headers = ["", "environment", "seed", "last evaluation", "best evaluation"]
+    return table([*headers, "minutes", "precision", "commit"], rows)
+
+
+def distinct(rows: list[dict], column: str) -> str:
+    return ", ".join(sorted({row[column] for row in rows}))
 
 
 def frameworks() -> str:
@@ -128,12 +167,10 @@ def provenance() -> str:
         last = [rows[-1] for rows in runs]
         minutes = [float(row["elapsed_seconds"]) / 60 for row in last]
 
-        def values(name, last=last) -> str:
-            return ", ".join(sorted({row[name] for row in last}))
-
-        row = [f"`{path.name}`", str(len(runs)), values("precision"), values("commit")]
+        row = [f"`{path.name}`", str(len(runs))]
+        row += [distinct(last, name) for name in ("precision", "commit")]
         row.append(f"{min(minutes):.0f} to {max(minutes):.0f}")
-        row += [values(name) for name in ("torch", "gymnasium", "mujoco")]
+        row += [distinct(last, name) for name in ("torch", "gymnasium", "mujoco")]
         rows.append(row)
     headers = ["", "complete runs", "precision", "commit", "minutes a run"]
     return table([*headers, "torch", "gymnasium", "mujoco"], rows)
@@ -141,6 +178,8 @@ def provenance() -> str:
 
 TABLES = {
     "cells at 8M": lambda: cells("figure4", PAPER_8M),
+    "over the paper": lambda: ratios("figure4", PAPER_8M),
+    "runs at 8M": lambda: runs_of("figure4"),
     "cells at 1M": lambda: cells("figure4_1M", PAPER_1M),
     "Table 3": frameworks,
     "Figure 7": lambda: way("figure7"),
