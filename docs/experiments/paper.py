@@ -1,7 +1,7 @@
 """What the paper reports: the values that our runs are set beside.
 
-Those at 8 and 1 M steps are read off its Figure 4, ± 10 %; PPO's are its Table 3's. All
-are means over three seeds.
+Those at 8 and 1 M steps are read off its Figure 4, ± 10 %, where a line is a mean over
+three seeds; PPO's are its Table 3's.
 """
 
 # In HalfCheetah, Ant, Humanoid, Hopper
