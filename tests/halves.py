@@ -1,6 +1,6 @@
 """Updates on a part of a batch each, as a process of torchrun makes them.
 
-    torchrun --nproc-per-node 2 tests/halves.py FOLDER
+    torchrun --nproc-per-node 2 tests/halves.py FOLDER [DEVICE]
 
 reads each NAME.task there and writes NAME.0 and NAME.1; without torchrun, NAME.whole.
 """
@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 FOLDER, SHUFFLE = Path(sys.argv[1]), torch.randperm
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
 IN_TWO_AXES = "rewards", "terminated", "truncated"
 
 
@@ -54,13 +55,14 @@ def answer(path: Path) -> None:
     task = torch.load(path, weights_only=True)
     script = importlib.import_module(task["algorithm"])
     rank, processes = script.RANK, script.WORLD
-    config = script.Config(**task["config"])
+    config = script.Config(**task["config"] | {"device": DEVICE})
     agent, optimizer, *_ = script.make_agent(config)
     agent.load_state_dict(task["agent"])  # as after a resume
     shape = *task["batch"]["rewards"].shape, config.num_minibatches
     order = orders(*shape, rank, processes)
     torch.randperm = lambda _: next(order)
-    batch = script.Batch(**part_of(task["batch"], rank, processes))
+    part = part_of(task["batch"], rank, processes)
+    batch = script.Batch(**{name: x.to(DEVICE) for name, x in part.items()})
     metrics = script.update(agent, optimizer, batch, config)
     metrics |= script.measure(agent.policy, batch)
     agent.statistics.absorb(batch.observations)
@@ -72,7 +74,8 @@ def answer(path: Path) -> None:
 
 def main() -> None:
     if "RANK" in os.environ:
-        torch.distributed.init_process_group("gloo")
+        backend = {"cpu": "gloo", "cuda": "nccl"}[DEVICE]
+        torch.distributed.init_process_group(backend)
     for path in sorted(FOLDER.glob("*.task")):
         answer(path)
     os._exit(0)  # as the scripts do
