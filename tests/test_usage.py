@@ -78,6 +78,7 @@ def everything(folder) -> dict:
 def test_a_mistake_is_named(arguments, named, status, folder, tmp_path, monkeypatch):
     for display in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(display, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # nor a GPU
     before = everything(folder)
     flags = arguments.format(folder=folder).split()
     result = run("ppo", *flags, runs=tmp_path)
