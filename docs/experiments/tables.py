@@ -182,6 +182,7 @@ TABLES = {
     "runs at 8M": lambda: runs_of("figure4"),
     "cells at 1M": lambda: cells("figure4_1M", PAPER_1M),
     "Table 3": frameworks,
+    "Figure 6": lambda: way("figure6"),
     "Figure 7": lambda: way("figure7"),
     "provenance": provenance,
 }
