@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from common import (
     ROOT,
@@ -513,3 +514,15 @@ def test_the_paper_cells():
         assert harness.identity(cell.algorithm, same) == cell.identity
         other = same | {"learning_rate_decay": 1.0}
         assert harness.identity(cell.algorithm, other) != cell.identity
+
+
+@pytest.mark.parametrize("env_id", harness.TASKS)
+def test_bodies_touch_where_the_papers_environments_have_them_touch(env_id):
+    """From 3.5.0 on MuJoCo adds the margins of two geoms: contact is twice as early."""
+    env = gym.make(env_id).unwrapped
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    while not env.data.ncon:
+        env.step(env.action_space.sample())
+    margin = env.data.contact.includemargin.max()
+    assert margin == env.model.geom_margin.max()

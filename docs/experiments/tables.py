@@ -125,9 +125,9 @@ def runs_of(stem: str) -> str:
             row = [NAMES[algorithm], env_id, last["seed"]]
             row += [f"{mean:,.0f} ± {float(last['return_std']):,.0f}", f"{best:,.0f}"]
             row.append(f"{float(last['elapsed_seconds']) / 60:.0f}")
-            rows.append([*row, last["precision"], last["commit"]])
+            rows.append([*row, last["precision"], last["mujoco"], last["commit"]])
     headers = ["", "environment", "seed", "last evaluation", "best evaluation"]
-    return table([*headers, "minutes", "precision", "commit"], rows)
+    return table([*headers, "minutes", "precision", "mujoco", "commit"], rows)
 
 
 def distinct(rows: list[dict], column: str) -> str:
