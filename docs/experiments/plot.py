@@ -458,8 +458,10 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
     figure.axes[1].set_xlabel("Probability of improvement")
     figure.axes[1].axvline(0.5, color="gray", linestyle="--", linewidth=1)
     where = ", ".join(env_id.removesuffix("-v4") for env_id in env_ids)
-    title = f"{where}; {len(table)} seeds; 95 % bootstrap intervals"
-    figure.suptitle(title.replace("; 1 seeds", "; 1 seed"), fontsize=9)
+    title = f"{where}; {len(table)} seed{'s' * (len(table) > 1)}"
+    if table[..., 0].size > 1:
+        title += "; 95 % bootstrap intervals"
+    figure.suptitle(title, fontsize=9)
     save(figure, path)
 
 
