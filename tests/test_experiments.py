@@ -476,9 +476,22 @@ def test_the_interquartile_mean_over_the_paper(tmp_path, monkeypatch):
     paper = {"ppo": (7, 100, 7, 200), "a2c": (7, 100, None, 400)}
     ppo, a2c, both = tables.ratios("figure4", paper).splitlines()[2:]
     # The middle two of a draw: (0.5 + 1.5) / 2 at least, (1 + 3) / 2 at most
-    assert ppo == "| PPO | 2 | 2 | 1 | 1.25 | 1.00 to 2.00 |"
-    assert a2c == "| A2C | 1 | 1 | 0 | 0.25 | – |"
+    assert ppo == "| PPO | 2 | 1 | 2 | 1.25 | 1.00 to 2.00 |"
+    assert a2c == "| A2C | 1 | 0 | 1 | 0.25 | – |"
     assert both == "| **all** | 3 | 1 | 1 | 0.75 | – |"
+
+
+def test_a_cell_is_above_the_paper_by_all_of_its_seeds(tmp_path, monkeypatch):
+    """As it is in the table of cells, however few seeds the other cells have."""
+    pytest.importorskip("rliable")
+    lines = [("ppo", "Ant-v4", 0, 110, 120), ("ppo", "Ant-v4", 1, 110, 60)]
+    lines += [("ppo", "Hopper-v4", 0, 110, 50)]
+    write_results(tmp_path / "figure4.csv", lines)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    paper = {"ppo": (7, 100, 7, 100)}
+    assert "| *90 ± 30 (2 seeds)* [100] |" in tables.cells("figure4", paper)
+    ppo = tables.ratios("figure4", paper).splitlines()[2]
+    assert ppo.startswith("| PPO | 2 | 0 | 1 |")
 
 
 def test_the_paper_is_a_line_across(tmp_path, monkeypatch):

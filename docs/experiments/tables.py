@@ -79,8 +79,9 @@ def cells(stem: str, paper: dict[str, tuple]) -> str:
 
 
 def ratios(stem: str, paper: dict[str, tuple]) -> str:
-    """Last returns over the paper's, by algorithm and in all: how many are above 1,
-    their interquartile mean, and what other seeds in the same cells could make of it.
+    """Last returns over the paper's, by algorithm and in all: how many cells' means are
+    not below 1; then, of as many first seeds as all cells have, the interquartile mean,
+    and what other seeds in the same cells could make of it.
     """
     runs, cells = read_runs(stem), defaultdict(list)
     for algorithm, theirs in paper.items():
@@ -94,10 +95,11 @@ def ratios(stem: str, paper: dict[str, tuple]) -> str:
         count = min(map(len, row), default=0)  # of seeds that all these cells have
         if not count:
             continue
+        above = sum(mean(cell) >= 1 for cell in row)
         scores = np.array([cell[:count] for cell in row]).T
-        text = [f"{len(row)}", f"{count}", f"{(scores.mean(0) >= 1).sum()}"]
+        text = [f"{len(row)}", f"{above}", f"{count}"]
         rows.append([name, *text, *interquartile_mean(scores)])
-    headers = ["", "environments", "seeds", "not below the paper"]
+    headers = ["", "environments", "not below the paper", "first seeds of each"]
     return table([*headers, "interquartile mean", "95 % interval"], rows)
 
 
