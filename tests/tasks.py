@@ -130,7 +130,10 @@ class DiscreteIdentity(Identity):
 
 
 class PointMass(Task):
-    """Push a mass to the origin and keep it there, for 50 steps."""
+    """Push a mass to the origin and keep it there, for 50 steps, between two walls.
+
+    Without walls the return of one escape, −6,000, outweighs those of all who stay.
+    """
 
     def reset(self, seed=None, options=None):
         gym.Env.reset(self, seed=seed)
@@ -143,7 +146,7 @@ class PointMass(Task):
     def act(self, action):
         x, v = self.state
         v = 0.95 * v + 0.2 * float(action[0])
-        self.state = np.array([x + 0.2 * v, v])
+        self.state = np.clip([x + 0.2 * v, v], -2.0, 2.0)
         return -float(x**2 + 0.1 * v**2), False
 
 
