@@ -427,24 +427,22 @@ def test_strip(tmp_path):
 
 
 def test_the_tables_are_those_of_the_results(tmp_path):
-    page = ROOT / "docs" / "results.md"
-    copy = tmp_path / "results.md"
-    emptied = re.sub(
-        r"(?s)(<!-- [^e].*? -->).*?(<!-- end -->)", r"\1\n\2", page.read_text()
-    )
-    copy.write_text(emptied)
-    assert len(emptied) < len(page.read_text())
-    tables.main(["--page", str(copy)])
-    assert copy.read_text() == page.read_text()
-    copy.write_text("nothing to fill")
-    with pytest.raises(SystemExit, match="lacks"):
-        tables.main(["--page", str(copy)])
+    pages = {name: (ROOT / "docs" / name).read_text() for name in tables.PAGES}
+    for name, text in pages.items():
+        emptied = re.sub(r"(?s)(<!-- [^e].*? -->).*?(<!-- end -->)", r"\1\n\2", text)
+        assert len(emptied) < len(text)
+        (tmp_path / name).write_text(emptied)
+    tables.main(["--docs", str(tmp_path)])
+    assert pages == {name: (tmp_path / name).read_text() for name in pages}
+    (tmp_path / "hyperparameters.md").write_text("nothing to fill")
+    with pytest.raises(SystemExit, match=r"hyperparameters\.md lacks <!-- decay -->"):
+        tables.main(["--docs", str(tmp_path)])
 
 
-def write_results(path, lines):
+def write_results(path, lines, **columns):
     """A CSV of runs of 100 steps: (algorithm, environment, seed, step, return) each."""
     usual = dict.fromkeys(collect.COLUMNS, "0") | {"variant": ""}
-    usual |= {"total_timesteps": "100", "kl": "0.01"}
+    usual |= {"total_timesteps": "100", "kl": "0.01"} | columns
     names = "algorithm", "env_id", "seed", "step", "return_mean"
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, collect.COLUMNS)
@@ -463,6 +461,31 @@ def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
     assert "| 1,500 ± 500 (2 seeds) [1,500] |" in ant
     ended = [row.split(" | ")[2:5] for row in tables.runs_of("figure4").splitlines()]
     assert ended[2:] == [["0", "1,000 ± 0", "1,000"], ["1", "2,000 ± 0", "2,000"]]
+
+
+def test_a_falling_rate_beside_the_usual(tmp_path, monkeypatch):
+    """PPO's two seeds of figure4 beside one whose rate falls; A2C has none yet."""
+    cheetah = harness.TASKS[0]
+    lines = [("ppo", cheetah, 0, 110, 1000), ("ppo", cheetah, 1, 110, 2000)]
+    lines += [("vmpo", cheetah, 0, 110, 5), ("ppo", "Ant-v4", 0, 110, 5)]
+    write_results(tmp_path / "figure4.csv", lines)
+    falling = {"variant": "learning_rate_decay=1"}
+    write_results(tmp_path / "decay.csv", [("ppo", cheetah, 0, 110, 3000)], **falling)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    a2c, ppo = tables.decay().splitlines()[2:]
+    assert a2c == "| A2C | – | – | 4,150 |"
+    assert ppo == "| PPO | 1,500 ± 500 (2 seeds): 1,000, 2,000 | 3,000 | 6,414 |"
+    plot, drawn = pytest.importorskip("plot"), []
+    monkeypatch.setattr(plot, "draw_curves", lambda *drawing: drawn.append(drawing))
+    monkeypatch.setattr(plot, "draw_comparison", lambda *_: None)
+    csvs = [str(tmp_path / f"{name}.csv") for name in ("decay", "figure4")]
+    plot.main([*csvs, "--out", str(tmp_path / "figures")])
+    runs, panels, path, _ = drawn[0]
+    assert path.name == "decay"
+    assert panels == [(cheetah, plot.RETURN), (cheetah, plot.KL)]
+    found = [(*run.series, run.env_id, run.seed) for run in runs]
+    usual = [("ppo", "", cheetah, seed) for seed in (0, 1)]
+    assert sorted(found) == [*usual, ("ppo", "learning_rate_decay=1", cheetah, 0)]
 
 
 def test_the_interquartile_mean_over_the_paper(tmp_path, monkeypatch):
@@ -518,16 +541,16 @@ def test_the_paper_is_a_line_across(tmp_path, monkeypatch):
 def test_the_paper_cells():
     """Table 3's 20 cells; A2C's are shared by three figures where they are the same."""
     parser = harness.make_parser("")
-    names = ["figure4", "figure6", "figure7"]
+    names = ["figure4", "figure6", "figure7", "decay"]
     _, cells = harness.parse(parser, [*names, "--seeds", "0"])
-    assert [sum(c.experiment == name for c in cells) for name in names] == [20, 3, 4]
-    assert len({cell.identity for cell in cells}) == 26
+    assert [sum(c.experiment == name for c in cells) for name in names] == [20, 3, 4, 2]
+    assert len({cell.identity for cell in cells}) == 28
     for cell in cells:
         assert cell.config["eval_every"] == cell.config["total_timesteps"] // 30
         flags = [*cell.flags, "--vectorization=async", "--runs-dir=elsewhere"]
         same = harness.read_flags(cell.algorithm, flags)
         assert harness.identity(cell.algorithm, same) == cell.identity
-        other = same | {"learning_rate_decay": 1.0}
+        other = same | {"learning_rate_decay": 0.5}
         assert harness.identity(cell.algorithm, other) != cell.identity
 
 

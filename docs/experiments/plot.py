@@ -65,6 +65,7 @@ PAPER = {
 }
 A2C = "a2c", "entropy_coefficient=0.1", "HalfCheetah-v4"  # the run of Figure 4
 PAPER["figure6"] = {A2C: PAPER_8M["a2c"][0]}
+PAPER["decay"] = PAPER["figure4"]
 TARGET = {"linestyle": (0, (5, 3)), "linewidth": 0.8, "zorder": 1.5}
 
 matplotlib.rcParams |= {
@@ -468,7 +469,7 @@ def draw_comparison(runs: list[Run], path: Path) -> None:
 def draw_all(stem: str, runs: list[Run], columns: list[str], out: Path) -> None:
     """The figures that these runs are for."""
     env_ids = [*dict.fromkeys(run.env_id for run in runs)]
-    if stem.startswith(("figure6", "figure7")):
+    if stem.startswith(("figure6", "figure7", "decay")):
         panels = [(env_id, column) for env_id in env_ids for column in columns]
         draw_curves(runs, panels, out / stem, PAPER.get(stem, {}))
         return
@@ -510,6 +511,10 @@ def main(arguments: list[str] | None = None) -> int:
     data = {path.stem: from_rows(read_csv(path)) for path in csvs}
     if others := [path for path in paths if path.suffix != ".csv"]:
         data["runs"] = read_runs(find_folders(others), columns)
+    if "decay" in data:  # and the same with the usual rate
+        wanted = {((run.series[0], ""), run.env_id) for run in data["decay"]}
+        usual = [r for r in data.get("figure4", []) if (r.series, r.env_id) in wanted]
+        data["decay"] = in_order(data["decay"] + usual)
     try:
         if not options.paths:
             draw_clipping(out / "figure3")

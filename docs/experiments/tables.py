@@ -1,15 +1,16 @@
-"""The tables of docs/results.md, from the CSVs that are in git.
+"""The tables of scores in docs/, from the CSVs that are in git.
 
     python docs/experiments/tables.py
 
-Rewrites what stands between a line `<!-- NAME -->` and `<!-- end -->` there. A score is
-the last evaluation's mean return, averaged over seeds, ± the std over seeds.
+Rewrites what stands between `<!-- NAME -->` and `<!-- end -->` in a page. A score is the
+last evaluation's mean return, averaged over seeds, ± the std over seeds.
 """
 
 import argparse
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import mean, pstdev
@@ -20,7 +21,7 @@ from paper import PAPER_1M, PAPER_8M, TABLE_3
 from run import ALGORITHMS, TASKS, Parser, begin
 
 DRAWS = 2000  # bootstrap samples
-PAGE = Path(__file__).resolve().parents[1] / "results.md"
+DOCS = Path(__file__).resolve().parents[1]
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
 
 
@@ -159,6 +160,19 @@ def way(stem: str) -> str:
     return table([*headers, "largest KL at an evaluation"], rows)
 
 
+def decay() -> str:
+    """Mean and seeds of HalfCheetah's last evaluations, with and without a decay."""
+    usual, falling, rows = read_runs("figure4"), read_runs("decay"), []
+    for algorithm in ("a2c", "ppo"):
+        row, paper = [NAMES[algorithm]], PAPER_8M[algorithm][0]
+        for runs, variant in ((usual, ""), (falling, "learning_rate_decay=1")):
+            found = runs[algorithm, variant, TASKS[0]]
+            seeds = ", ".join(f"{round(last_return(rows)):,}" for rows in found)
+            row.append(f"{score(found)}: {seeds}" if len(found) > 1 else score(found))
+        rows.append([*row, number(paper)])
+    return table(["", "0.005, the default", "1, to zero", "the paper"], rows)
+
+
 def provenance() -> str:
     """What each CSV's runs were made by, and how long one took."""
     rows = []
@@ -178,38 +192,46 @@ def provenance() -> str:
     return table([*headers, "torch", "gymnasium", "mujoco"], rows)
 
 
-TABLES = {
-    "cells at 8M": lambda: cells("figure4", PAPER_8M),
-    "over the paper": lambda: ratios("figure4", PAPER_8M),
-    "runs at 8M": lambda: runs_of("figure4"),
-    "cells at 1M": lambda: cells("figure4_1M", PAPER_1M),
-    "Table 3": frameworks,
-    "Figure 6": lambda: way("figure6"),
-    "Figure 7": lambda: way("figure7"),
-    "provenance": provenance,
+PAGES = {
+    "results.md": {
+        "cells at 8M": lambda: cells("figure4", PAPER_8M),
+        "over the paper": lambda: ratios("figure4", PAPER_8M),
+        "runs at 8M": lambda: runs_of("figure4"),
+        "cells at 1M": lambda: cells("figure4_1M", PAPER_1M),
+        "Table 3": frameworks,
+        "Figure 6": lambda: way("figure6"),
+        "Figure 7": lambda: way("figure7"),
+        "provenance": provenance,
+    },
+    "hyperparameters.md": {"decay": decay},
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     style = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=style)
-    parser.add_argument("--page", type=Path, default=PAGE, help="default: results.md")
-    page = parser.parse_args(arguments).page
-    try:
-        text = page.read_text()
-        for name, make in TABLES.items():
-            block = re.compile(
-                rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.S
-            )
-            if len(block.findall(text)) != 1:
-                sys.exit(f"{page} lacks <!-- {name} --> … <!-- end -->")
-            filled = f"\n{make()}\n\n"
-            text = block.sub(lambda match, f=filled: match[1] + f + match[2], text)
-        page.write_text(text)
-    except OSError as error:
-        sys.exit(f"{page}: {error.strerror}")
-    print(page)
+    where = f"folder of {' and '.join(PAGES)}; default: docs"
+    parser.add_argument("--docs", type=Path, default=DOCS, help=where)
+    docs = parser.parse_args(arguments).docs
+    for page, tables in PAGES.items():
+        try:
+            fill(docs / page, tables)
+        except OSError as error:
+            sys.exit(f"{docs / page}: {error.strerror}")
+        print(docs / page)
     return 0
+
+
+def fill(page: Path, tables: dict[str, Callable[[], str]]) -> None:
+    """Put each table where the page has its name."""
+    text = page.read_text()
+    for name, make in tables.items():
+        block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.S)
+        if len(block.findall(text)) != 1:
+            sys.exit(f"{page} lacks <!-- {name} --> … <!-- end -->")
+        filled = f"\n{make()}\n\n"
+        text = block.sub(lambda match, f=filled: match[1] + f + match[2], text)
+    page.write_text(text)
 
 
 if __name__ == "__main__":
