@@ -2,8 +2,8 @@
 
     python docs/experiments/tables.py
 
-Rewrites what stands between `<!-- NAME -->` and `<!-- end -->` in a page. A score is the
-last evaluation's mean return, averaged over seeds, ± the std over seeds.
+Rewrites what stands between `<!-- NAME -->` and `<!-- end -->` in a page. A score is
+the last evaluation's mean return, averaged over seeds, ± the std over seeds.
 """
 
 import argparse
