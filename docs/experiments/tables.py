@@ -181,11 +181,11 @@ def provenance() -> str:
         if not runs:
             continue
         last = [rows[-1] for rows in runs]
-        minutes = [float(row["elapsed_seconds"]) / 60 for row in last]
+        minutes = sorted(round(float(row["elapsed_seconds"]) / 60) for row in last)
 
         row = [f"`{path.name}`", str(len(runs))]
         row += [distinct(last, name) for name in ("precision", "commit")]
-        row.append(f"{min(minutes):.0f} to {max(minutes):.0f}")
+        row.append(" to ".join(map(str, dict.fromkeys([minutes[0], minutes[-1]]))))
         row += [distinct(last, name) for name in ("torch", "gymnasium", "mujoco")]
         rows.append(row)
     headers = ["", "complete runs", "precision", "commit", "minutes a run"]
