@@ -463,6 +463,20 @@ def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
     assert ended[2:] == [["0", "1,000 ± 0", "1,000"], ["1", "2,000 ± 0", "2,000"]]
 
 
+def test_the_minutes_of_runs_are_a_range_and_of_one_a_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    ant = "ppo", "Ant-v4"
+    write_results(tmp_path / "decay.csv", [(*ant, 0, 110, 1)], elapsed_seconds="2680")
+    write_results(tmp_path / "figure4.csv", [(*ant, 0, 110, 1)], elapsed_seconds="60")
+    more = tmp_path / "more.csv"
+    write_results(more, [(*ant, 1, 110, 1)], elapsed_seconds="620")
+    with open(tmp_path / "figure4.csv", "a") as file:
+        file.write(more.read_text().split("\n", 1)[1])
+    more.unlink()
+    minutes = [row.split(" | ")[4] for row in tables.provenance().splitlines()[2:]]
+    assert minutes == ["45", "1 to 10"]
+
+
 def test_a_falling_rate_beside_the_usual(tmp_path, monkeypatch):
     """PPO's two seeds of figure4 beside one whose rate falls; A2C has none yet."""
     cheetah = harness.TASKS[0]
