@@ -115,7 +115,7 @@ def test_the_summary_is_of_the_measurements():
     """The README's table of ratios, and its chart's claims, are those of speed.csv."""
     results = speed.read_results(speed.FOLDER / "speed.csv")
     page = (speed.FOLDER / "README.md").read_text()
-    block = page[page.index("| | aimed at |") :].split("\n\n")[0]
+    block = page[page.index("| | our goal |") :].split("\n\n")[0]
     header, _, *lines = (
         [x.strip() for x in y.split("|")[1:-1]] for y in block.split("\n")
     )
