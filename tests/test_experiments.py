@@ -427,16 +427,17 @@ def test_strip(tmp_path):
 
 
 def test_the_tables_are_those_of_the_results(tmp_path):
-    pages = {name: (ROOT / "docs" / name).read_text() for name in tables.PAGES}
+    pages = {name: (ROOT / name).read_text() for name in tables.PAGES}
+    (tmp_path / "docs").mkdir()
     for name, text in pages.items():
         emptied = re.sub(r"(?s)(<!-- [^e].*? -->).*?(<!-- end -->)", r"\1\n\2", text)
         assert len(emptied) < len(text)
         (tmp_path / name).write_text(emptied)
-    tables.main(["--docs", str(tmp_path)])
+    tables.main(["--root", str(tmp_path)])
     assert pages == {name: (tmp_path / name).read_text() for name in pages}
-    (tmp_path / "hyperparameters.md").write_text("nothing to fill")
+    (tmp_path / "docs/hyperparameters.md").write_text("nothing to fill")
     with pytest.raises(SystemExit, match=r"hyperparameters\.md lacks <!-- decay -->"):
-        tables.main(["--docs", str(tmp_path)])
+        tables.main(["--root", str(tmp_path)])
 
 
 def write_results(path, lines, **columns):
@@ -459,6 +460,8 @@ def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
     assert ant == "*1,500 ± 500 (2 seeds)* [5,671]"
     ant = tables.cells("figure4", {"ppo": (0, 1500, 0, 0)}).splitlines()[2]
     assert "| 1,500 ± 500 (2 seeds) [1,500] |" in ant
+    ant = tables.cells("figure4", tables.PAPER_8M, score=tables.mean_score)
+    assert "| *1,500* [5,671] |" in ant
     ended = [row.split(" | ")[2:5] for row in tables.runs_of("figure4").splitlines()]
     assert ended[2:] == [["0", "1,000 ± 0", "1,000"], ["1", "2,000 ± 0", "2,000"]]
 

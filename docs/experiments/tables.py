@@ -1,4 +1,4 @@
-"""The tables of scores in docs/, from the CSVs that are in git.
+"""The tables of scores in README.md and docs/, from the CSVs that are in git.
 
     python docs/experiments/tables.py
 
@@ -21,7 +21,7 @@ from paper import PAPER_1M, PAPER_8M, TABLE_3
 from run import ALGORITHMS, TASKS, Parser, begin
 
 DRAWS = 2000  # bootstrap samples
-DOCS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = dict(zip(ALGORITHMS, "REINFORCE A2C TRPO PPO V-MPO".split(), strict=True))
 
 
@@ -39,14 +39,16 @@ def read_runs(stem: str) -> dict[tuple, list[list[dict]]]:
     return cells
 
 
+def mean_score(runs: list[list[dict]]) -> str:
+    """Mean over seeds of the last evaluation."""
+    return f"{round(mean(map(last_return, runs))):,}" if runs else "–"  # no -0
+
+
 def score(runs: list[list[dict]]) -> str:
     """Mean ± std over seeds of the last evaluation."""
-    if not runs:
-        return "–"
-    values = [last_return(rows) for rows in runs]
-    text = f"{round(mean(values)):,}"  # no -0
-    if len(values) > 1:
-        text += f" ± {pstdev(values):,.0f} ({len(values)} seeds)"
+    text = mean_score(runs)
+    if len(runs) > 1:
+        text += f" ± {pstdev(map(last_return, runs)):,.0f} ({len(runs)} seeds)"
     return text
 
 
@@ -63,7 +65,7 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(stem: str, paper: dict[str, tuple]) -> str:
+def cells(stem: str, paper: dict[str, tuple], score: Callable = score) -> str:
     """Ours and [the paper's], a row for each algorithm; ours *slanted* where lower."""
     runs, rows = read_runs(stem), []
     for algorithm, theirs in paper.items():
@@ -193,7 +195,8 @@ def provenance() -> str:
 
 
 PAGES = {
-    "results.md": {
+    "README.md": {"scores": lambda: cells("figure4", PAPER_8M, mean_score)},
+    "docs/results.md": {
         "cells at 8M": lambda: cells("figure4", PAPER_8M),
         "over the paper": lambda: ratios("figure4", PAPER_8M),
         "runs at 8M": lambda: runs_of("figure4"),
@@ -203,22 +206,22 @@ PAGES = {
         "Figure 7": lambda: way("figure7"),
         "provenance": provenance,
     },
-    "hyperparameters.md": {"decay": decay},
+    "docs/hyperparameters.md": {"decay": decay},
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     style = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=style)
-    where = f"folder of {' and '.join(PAGES)}; default: docs"
-    parser.add_argument("--docs", type=Path, default=DOCS, help=where)
-    docs = parser.parse_args(arguments).docs
+    where = f"folder of {', '.join(PAGES)}; default: the repository"
+    parser.add_argument("--root", type=Path, default=ROOT, help=where)
+    root = parser.parse_args(arguments).root
     for page, tables in PAGES.items():
         try:
-            fill(docs / page, tables)
+            fill(root / page, tables)
         except OSError as error:
-            sys.exit(f"{docs / page}: {error.strerror}")
-        print(docs / page)
+            sys.exit(f"{root / page}: {error.strerror}")
+        print(root / page)
     return 0
 
 
