@@ -146,6 +146,11 @@ CARTPOLE += ["--learning-rate", "1e-3", "--unroll-length", "256", "--value-layer
 CARTPOLE += ["--checkpoint-every=6000", "--eval-every=20000"]
 
 
+# The same with little to compute: fifty iterations, a checkpoint every third
+SHORT = ["--env-id", "CartPole-v1", "--total-timesteps", "3_200", *small("ppo", 64)]
+SHORT += ["--num-epochs=2", "--checkpoint-every=192", "--eval-every=640"]
+
+
 @pytest.fixture(scope="module")
 def cartpole(tmp_path_factory) -> Path:
     """A run that nothing stopped."""
@@ -154,6 +159,15 @@ def cartpole(tmp_path_factory) -> Path:
     assert code == 0, error
     assert output.count("done; play it") == 1
     assert output.count("CartPole-v1, 4 observations") == 1
+    return only_run(runs)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Path:
+    """A short run that nothing stopped."""
+    runs = tmp_path_factory.mktemp("short")
+    code, _, error = finish(start("ppo", *SHORT, runs=runs))
+    assert code == 0, error
     return only_run(runs)
 
 
@@ -166,9 +180,9 @@ def test_two_processes_learn_as_one_does(cartpole):
 
 
 @pytest.mark.parametrize("victims", ["all", "the first", "the second"])
-def test_a_killed_run_goes_on_with_the_same_bits(cartpole, victims, tmp_path):
+def test_a_killed_run_goes_on_with_the_same_bits(short, victims, tmp_path):
     runs = tmp_path / "runs"
-    process = start("ppo", *CARTPOLE, runs=runs)
+    process = start("ppo", *SHORT, runs=runs)
     folder = wait_for_rows(process, runs, 10)
     pids = workers_of(process)
     if victims == "all":
@@ -180,10 +194,10 @@ def test_a_killed_run_goes_on_with_the_same_bits(cartpole, victims, tmp_path):
     if victims == "the second":
         assert output.count(f"python ppo.py --resume {folder}") == 1
     before = len(rows(folder))
-    assert 10 <= before < len(rows(cartpole))
+    assert 10 <= before < len(rows(short))
     code, _, error = finish(start("ppo", "--resume", folder, runs=runs))
     assert code == 0, error
-    assert rows_without_times(folder) == rows_without_times(cartpole)
+    assert rows_without_times(folder) == rows_without_times(short)
 
 
 def test_one_process_goes_on_where_two_stopped(cartpole, tmp_path):
