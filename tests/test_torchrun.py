@@ -146,7 +146,7 @@ CARTPOLE += ["--learning-rate", "1e-3", "--unroll-length", "256", "--value-layer
 CARTPOLE += ["--checkpoint-every=6000", "--eval-every=20000"]
 
 
-# The same with little to compute: fifty iterations, a checkpoint every third
+# Little to compute: fifty iterations, a checkpoint after every third
 SHORT = ["--env-id", "CartPole-v1", "--total-timesteps", "3_200", *small("ppo", 64)]
 SHORT += ["--num-epochs=2", "--checkpoint-every=192", "--eval-every=640"]
 
