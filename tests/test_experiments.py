@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -456,14 +457,30 @@ def test_a_score_is_the_mean_over_seeds_of_complete_runs(tmp_path, monkeypatch):
     content = [("ppo", "Ant-v4", *line) for line in lines]
     write_results(tmp_path / "figure4.csv", content)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    ant = tables.cells("figure4", tables.PAPER_8M).splitlines()[2].split(" | ")[2]
+    ant = tables.cells(tables.PAPER_8M).splitlines()[2].split(" | ")[2]
     assert ant == "*1,500 ± 500 (2 seeds)* [5,671]"
-    ant = tables.cells("figure4", {"ppo": (0, 1500, 0, 0)}).splitlines()[2]
+    ant = tables.cells({"ppo": (0, 1500, 0, 0)}).splitlines()[2]
     assert "| 1,500 ± 500 (2 seeds) [1,500] |" in ant
-    ant = tables.cells("figure4", tables.PAPER_8M, score=tables.mean_score)
+    ant = tables.cells(tables.PAPER_8M, tables.mean_score)
     assert "| *1,500* [5,671] |" in ant
-    ended = [row.split(" | ")[2:5] for row in tables.runs_of("figure4").splitlines()]
+    ended = [row.split(" | ")[2:5] for row in tables.ends().splitlines()]
     assert ended[2:] == [["0", "1,000 ± 0", "1,000"], ["1", "2,000 ± 0", "2,000"]]
+
+
+def test_a_score_before_the_end_is_that_of_the_line(tmp_path, monkeypatch):
+    """A quarter of the way from 100 to 500, and from 300 to 700."""
+    ends = 900_000, 1_300_000
+    lines = [("ppo", "Ant-v4", 0, *row) for row in zip(ends, (100, 500), strict=True)]
+    lines += [("ppo", "Ant-v4", 1, *row) for row in zip(ends, (300, 700), strict=True)]
+    write_results(tmp_path / "figure4.csv", lines[::-1])
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    read = partial(tables.returns_at, 1e6)
+    for paper, text in ((300, "300 ± 100 (2 seeds)"), (301, "*300 ± 100 (2 seeds)*")):
+        ant = tables.cells({"ppo": (7, paper, 7, 7)}, read=read)
+        assert f"| {text} [{paper}] |" in ant
+    one, eight = tables.frameworks().splitlines()[-2:]
+    assert one == "| **ours** | v4 | 1 | – | 300 ± 100 (2 seeds) | – | – |"
+    assert eight == "| **ours** | v4 | 8 | – | 600 ± 100 (2 seeds) | – | – |"
 
 
 def test_the_minutes_of_runs_are_a_range_and_of_one_a_number(tmp_path, monkeypatch):
@@ -514,7 +531,7 @@ def test_the_interquartile_mean_over_the_paper(tmp_path, monkeypatch):
     write_results(tmp_path / "figure4.csv", lines)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     paper = {"ppo": (7, 100, 7, 200), "a2c": (7, 100, None, 400)}
-    ppo, a2c, both = tables.ratios("figure4", paper).splitlines()[2:]
+    ppo, a2c, both = tables.ratios(paper).splitlines()[2:]
     # The middle two of a draw: (0.5 + 1.5) / 2 at least, (1 + 3) / 2 at most
     assert ppo == "| PPO | 2 | 1 | 2 | 1.25 | 1.00 to 2.00 |"
     assert a2c == "| A2C | 1 | 0 | 1 | 0.25 | – |"
@@ -529,8 +546,8 @@ def test_a_cell_is_above_the_paper_by_all_of_its_seeds(tmp_path, monkeypatch):
     write_results(tmp_path / "figure4.csv", lines)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     paper = {"ppo": (7, 100, 7, 100)}
-    assert "| *90 ± 30 (2 seeds)* [100] |" in tables.cells("figure4", paper)
-    ppo = tables.ratios("figure4", paper).splitlines()[2]
+    assert "| *90 ± 30 (2 seeds)* [100] |" in tables.cells(paper)
+    ppo = tables.ratios(paper).splitlines()[2]
     assert ppo.startswith("| PPO | 2 | 0 | 1 |")
 
 

@@ -3,7 +3,8 @@
     python docs/experiments/tables.py
 
 Rewrites what stands between `<!-- NAME -->` and `<!-- end -->` in a page. A score is
-the last evaluation's mean return, averaged over seeds, ± the std over seeds.
+the last evaluation's mean return, averaged over seeds, ± the std over seeds; before the
+end it is taken from the line through the evaluations, as in a figure.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean, pstdev
@@ -39,21 +41,28 @@ def read_runs(stem: str) -> dict[tuple, list[list[dict]]]:
     return cells
 
 
-def mean_score(runs: list[list[dict]]) -> str:
-    """Mean over seeds of the last evaluation."""
-    return f"{round(mean(map(last_return, runs))):,}" if runs else "–"  # no -0
+def mean_score(returns: list[float]) -> str:
+    """Mean over seeds."""
+    return f"{round(mean(returns)):,}" if returns else "–"  # no -0
 
 
-def score(runs: list[list[dict]]) -> str:
-    """Mean ± std over seeds of the last evaluation."""
-    text = mean_score(runs)
-    if len(runs) > 1:
-        text += f" ± {pstdev(map(last_return, runs)):,.0f} ({len(runs)} seeds)"
+def score(returns: list[float]) -> str:
+    """Mean ± std over seeds."""
+    text = mean_score(returns)
+    if len(returns) > 1:
+        text += f" ± {pstdev(returns):,.0f} ({len(returns)} seeds)"
     return text
 
 
-def last_return(rows: list[dict]) -> float:
-    return float(rows[-1]["return_mean"])
+def last_returns(runs: list[list[dict]]) -> list[float]:
+    return [float(rows[-1]["return_mean"]) for rows in runs]
+
+
+def returns_at(step: float, runs: list[list[dict]]) -> list[float]:
+    """On each run's line through its evaluations, as a figure has it."""
+    columns = "step", "return_mean"
+    lines = [[[float(row[name]) for row in rows] for name in columns] for rows in runs]
+    return [float(np.interp(step, *line)) for line in lines]
 
 
 def number(value: int | None) -> str:
@@ -65,31 +74,30 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(stem: str, paper: dict[str, tuple], score: Callable = score) -> str:
+def cells(paper: dict[str, tuple], score=score, read: Callable = last_returns) -> str:
     """Ours and [the paper's], a row for each algorithm; ours *slanted* where lower."""
-    runs, rows = read_runs(stem), []
+    runs, rows = read_runs("figure4"), []
     for algorithm, theirs in paper.items():
         row = [NAMES[algorithm]]
         for env_id, value in zip(TASKS, theirs, strict=True):
-            found = runs[algorithm, "", env_id]
+            found = read(runs[algorithm, "", env_id])
             text = score(found)
-            if found and value:
-                below = mean(last_return(rows) for rows in found) < value
-                text = f"*{text}*" if below else text
+            if found and value and mean(found) < value:
+                text = f"*{text}*"
             row.append(f"{text} [{number(value)}]" if value or found else "–")
         rows.append(row)
     return table(["", *TASKS], rows)
 
 
-def ratios(stem: str, paper: dict[str, tuple]) -> str:
+def ratios(paper: dict[str, tuple]) -> str:
     """Last returns over the paper's, by algorithm and in all: how many cells' means are
     not below 1; then, of as many first seeds as all cells have, the interquartile mean,
     and what other seeds in the same cells could make of it.
     """
-    runs, cells = read_runs(stem), defaultdict(list)
+    runs, cells = read_runs("figure4"), defaultdict(list)
     for algorithm, theirs in paper.items():
         for env_id, value in zip(TASKS, theirs, strict=True):
-            ours = [last_return(rows) for rows in runs[algorithm, "", env_id]]
+            ours = last_returns(runs[algorithm, "", env_id])
             if ours and value:
                 cells[NAMES[algorithm]].append([x / value for x in ours])
     cells["**all**"] = [cell for row in cells.values() for cell in row]
@@ -119,16 +127,16 @@ def interquartile_mean(scores: np.ndarray) -> tuple[str, str]:
     return f"{points[''][0]:.2f}", f"{low:.2f} to {high:.2f}" if known else "–"
 
 
-def runs_of(stem: str) -> str:
+def ends() -> str:
     """How each complete run ended, the best that it had been, and what it took."""
-    runs, rows = read_runs(stem), []
+    runs, rows = read_runs("figure4"), []
     for algorithm, env_id in product(PAPER_8M, TASKS):
         cell = sorted(runs[algorithm, "", env_id], key=lambda r: int(r[0]["seed"]))
         for evaluations in cell:
-            last, mean = evaluations[-1], last_return(evaluations)
-            best = max(float(row["return_mean"]) for row in evaluations)
+            returns = [float(row["return_mean"]) for row in evaluations]
+            last, std = evaluations[-1], float(evaluations[-1]["return_std"])
             row = [NAMES[algorithm], env_id, last["seed"]]
-            row += [f"{mean:,.0f} ± {float(last['return_std']):,.0f}", f"{best:,.0f}"]
+            row += [f"{returns[-1]:,.0f} ± {std:,.0f}", f"{max(returns):,.0f}"]
             row.append(f"{float(last['elapsed_seconds']) / 60:.0f}")
             rows.append([*row, last["precision"], last["mujoco"], last["commit"]])
     headers = ["", "environment", "seed", "last evaluation", "best evaluation"]
@@ -142,10 +150,9 @@ def distinct(rows: list[dict], column: str) -> str:
 def frameworks() -> str:
     """The paper's Table 3 and our column, as rows."""
     rows = [[*row[:3], *map(number, row[3:])] for row in TABLE_3]
-    for stem, million in (("figure4_1M", "1"), ("figure4", "8")):
-        runs = read_runs(stem)
-        scores = [score(runs["ppo", "", env_id]) for env_id in TASKS]
-        rows.append(["**ours**", "v4", million, *scores])
+    runs = [read_runs("figure4")["ppo", "", env_id] for env_id in TASKS]
+    for million, read in (("1", partial(returns_at, 1e6)), ("8", last_returns)):
+        rows.append(["**ours**", "v4", million, *map(score, map(read, runs))])
     return table(["", "MuJoCo", "million steps", *TASKS], rows)
 
 
@@ -156,7 +163,8 @@ def way(stem: str) -> str:
         best = [max(float(row["return_mean"]) for row in rows) for rows in runs]
         kl = [max(float(row["kl"]) for row in rows) for rows in runs]
         name = ", ".join(filter(None, [NAMES[algorithm], variant.replace("=", " ")]))
-        row = [name, env_id, str(len(runs)), score(runs), f"{round(mean(best)):,}"]
+        ended = score(last_returns(runs))
+        row = [name, env_id, str(len(runs)), ended, f"{round(mean(best)):,}"]
         rows.append([*row, f"{max(kl):.1g}"])
     headers = ["", "environment", "seeds", "last evaluation", "best evaluation"]
     return table([*headers, "largest KL at an evaluation"], rows)
@@ -168,8 +176,8 @@ def decay() -> str:
     for algorithm in ("a2c", "ppo"):
         row, paper = [NAMES[algorithm]], PAPER_8M[algorithm][0]
         for runs, variant in ((usual, ""), (falling, "learning_rate_decay=1")):
-            found = runs[algorithm, variant, TASKS[0]]
-            seeds = ", ".join(f"{round(last_return(rows)):,}" for rows in found)
+            found = last_returns(runs[algorithm, variant, TASKS[0]])
+            seeds = ", ".join(f"{round(value):,}" for value in found)
             row.append(f"{score(found)}: {seeds}" if len(found) > 1 else score(found))
         rows.append([*row, number(paper)])
     return table(["", "0.005, the default", "1, to zero", "the paper"], rows)
@@ -195,12 +203,12 @@ def provenance() -> str:
 
 
 PAGES = {
-    "README.md": {"scores": lambda: cells("figure4", PAPER_8M, mean_score)},
+    "README.md": {"scores": lambda: cells(PAPER_8M, mean_score)},
     "docs/results.md": {
-        "cells at 8M": lambda: cells("figure4", PAPER_8M),
-        "over the paper": lambda: ratios("figure4", PAPER_8M),
-        "runs at 8M": lambda: runs_of("figure4"),
-        "cells at 1M": lambda: cells("figure4_1M", PAPER_1M),
+        "cells at 8M": lambda: cells(PAPER_8M),
+        "over the paper": lambda: ratios(PAPER_8M),
+        "runs at 8M": ends,
+        "cells at 1M": lambda: cells(PAPER_1M, read=partial(returns_at, 1e6)),
         "Table 3": frameworks,
         "Figure 6": lambda: way("figure6"),
         "Figure 7": lambda: way("figure7"),
