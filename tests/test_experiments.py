@@ -551,6 +551,20 @@ def test_a_cell_is_above_the_paper_by_all_of_its_seeds(tmp_path, monkeypatch):
     assert ppo.startswith("| PPO | 2 | 0 | 1 |")
 
 
+def test_what_is_below_the_paper_and_by_how_much(tmp_path, monkeypatch):
+    """900, 1,000 and 1,100: a std of 100, so a standard error of 57.7."""
+    lines = [("ppo", "Ant-v4", seed, 110, 900 + 100 * seed) for seed in range(3)]
+    lines += [("ppo", "Hopper-v4", 0, 110, 50), ("ppo", "Humanoid-v4", 0, 110, 50)]
+    lines += [("a2c", "Ant-v4", 0, 90, 50)]
+    write_results(tmp_path / "figure4.csv", lines)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    paper = {"ppo": (7, 2000, 50, 200), "a2c": (7, 100, None, 7)}
+    assert tables.shortfalls(paper).splitlines()[2:] == [
+        "| PPO | Ant-v4 | 3 | 1,000 | 2,000 | 50 % | 17.3 |",
+        "| PPO | Hopper-v4 | 1 | 50 | 200 | 75 % | – |",
+    ]
+
+
 def test_the_paper_is_a_line_across(tmp_path, monkeypatch):
     plot = pytest.importorskip("plot")
     found = []

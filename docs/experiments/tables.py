@@ -8,6 +8,7 @@ end it is taken from the line through the evaluations, as in a figure.
 """
 
 import argparse
+import math
 import re
 import sys
 from collections import defaultdict
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean, pstdev, stdev
 
 import numpy as np
 from collect import RESULTS, read_csv
@@ -87,6 +88,25 @@ def cells(paper: dict[str, tuple], score=score, read: Callable = last_returns) -
             row.append(f"{text} [{number(value)}]" if value or found else "–")
         rows.append(row)
     return table(["", *TASKS], rows)
+
+
+def shortfalls(paper: dict[str, tuple]) -> str:
+    """The cells whose mean is below the paper's: by how much of that, and of their own
+    standard error, the std of a mean over so many seeds.
+    """
+    runs, rows = read_runs("figure4"), []
+    for algorithm, theirs in paper.items():
+        for env_id, value in zip(TASKS, theirs, strict=True):
+            ours = last_returns(runs[algorithm, "", env_id])
+            if not ours or not value or mean(ours) >= value:
+                continue
+            below, errors = value - mean(ours), "–"
+            if len(ours) > 1:
+                errors = f"{below / (stdev(ours) / math.sqrt(len(ours))):.1f}"
+            row = [NAMES[algorithm], env_id, str(len(ours)), mean_score(ours)]
+            rows.append([*row, number(value), f"{100 * below / value:.0f} %", errors])
+    headers = ["", "environment", "seeds", "mean", "the paper", "below it by"]
+    return table([*headers, "standard errors"], rows)
 
 
 def ratios(paper: dict[str, tuple]) -> str:
@@ -206,6 +226,7 @@ PAGES = {
     "README.md": {"scores": lambda: cells(PAPER_8M, mean_score)},
     "docs/results.md": {
         "cells at 8M": lambda: cells(PAPER_8M),
+        "below the paper": lambda: shortfalls(PAPER_8M),
         "over the paper": lambda: ratios(PAPER_8M),
         "runs at 8M": ends,
         "cells at 1M": lambda: cells(PAPER_1M, read=partial(returns_at, 1e6)),
