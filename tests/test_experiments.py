@@ -560,8 +560,8 @@ def test_what_is_below_the_paper_and_by_how_much(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     paper = {"ppo": (7, 2000, 50, 200), "a2c": (7, 100, None, 7)}
     assert tables.shortfalls(paper).splitlines()[2:] == [
-        "| PPO | Ant-v4 | 3 | 1,000 | 2,000 | 50 % | 17.3 |",
-        "| PPO | Hopper-v4 | 1 | 50 | 200 | 75 % | – |",
+        "| PPO | Ant-v4 | 3 | 1,000 | 2,000 | 50.0 % | 17.3 |",
+        "| PPO | Hopper-v4 | 1 | 50 | 200 | 75.0 % | – |",
     ]
 
 

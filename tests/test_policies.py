@@ -13,11 +13,11 @@ def test_a_trained_policy_plays_as_well_as_it_did(path, tmp_path):
     state = torch.load(path, weights_only=True)
     assert state["config"]["env_id"] == path.stem
     assert state.keys() == {"algorithm", "config", "at", "policy"}
-    flags = ["--evaluate", path, "--eval-episodes", 3, "--seed", 2]
+    flags = ["--evaluate", path, "--eval-episodes", 3, "--seed", 3]
     result = run(state["algorithm"], *flags, runs=tmp_path)
     assert result.returncode == 0, result.stderr
     _, score = result.stdout.split("'eval/return_mean': ")
-    # The mean of ten others, of seed 0 or 1; with seed 2 it was 0.98 of that and more
+    # The mean of ten others, of seeds 0 to 2; with seed 3 it was 0.97 of that and more
     assert float(score.split(",")[0]) > 0.9 * state["at"]["best"]
 
 

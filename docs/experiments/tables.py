@@ -104,7 +104,7 @@ def shortfalls(paper: dict[str, tuple]) -> str:
             if len(ours) > 1:
                 errors = f"{below / (stdev(ours) / math.sqrt(len(ours))):.1f}"
             row = [NAMES[algorithm], env_id, str(len(ours)), mean_score(ours)]
-            rows.append([*row, number(value), f"{100 * below / value:.0f} %", errors])
+            rows.append([*row, number(value), f"{100 * below / value:.1f} %", errors])
     headers = ["", "environment", "seeds", "mean", "the paper", "below it by"]
     return table([*headers, "standard errors"], rows)
 
