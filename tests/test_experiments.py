@@ -507,7 +507,7 @@ def test_a_falling_rate_beside_the_usual(tmp_path, monkeypatch):
     write_results(tmp_path / "decay.csv", [("ppo", cheetah, 0, 110, 3000)], **falling)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     a2c, ppo = tables.decay().splitlines()[2:]
-    assert a2c == "| A2C | – | – | 4,150 |"
+    assert a2c == "| A2C | – | – | 4,140 |"
     assert ppo == "| PPO | 1,500 ± 500 (2 seeds): 1,000, 2,000 | 3,000 | 6,414 |"
     plot, drawn = pytest.importorskip("plot"), []
     monkeypatch.setattr(plot, "draw_curves", lambda *drawing: drawn.append(drawing))
@@ -575,7 +575,7 @@ def test_the_paper_is_a_line_across(tmp_path, monkeypatch):
     monkeypatch.setattr(plot, "draw_comparison", lambda *_: None)
     plot.main([str(tmp_path / "figure4.csv"), "--out", str(tmp_path)])
     for figure, across in zip(
-        found, ({5671: "#0072B2", 2400: "#D55E00"}, {}), strict=True
+        found, ({5671: "#0072B2", 2150: "#D55E00"}, {}), strict=True
     ):
         assert len({axes.get_xlim() for axes in figure.axes}) == 1
         flat = [

@@ -59,7 +59,6 @@ PAPER = {
         (algorithm, "", env_id): value
         for algorithm, row in values.items()
         for env_id, value in zip(TASKS, row, strict=True)
-        if value
     }
     for stem, values in (("figure4", PAPER_8M), ("figure4_1M", PAPER_1M))
 }

@@ -83,9 +83,9 @@ def cells(paper: dict[str, tuple], score=score, read: Callable = last_returns) -
         for env_id, value in zip(TASKS, theirs, strict=True):
             found = read(runs[algorithm, "", env_id])
             text = score(found)
-            if found and value and mean(found) < value:
+            if found and mean(found) < value:
                 text = f"*{text}*"
-            row.append(f"{text} [{number(value)}]" if value or found else "–")
+            row.append(f"{text} [{value:,}]")
         rows.append(row)
     return table(["", *TASKS], rows)
 
@@ -98,13 +98,13 @@ def shortfalls(paper: dict[str, tuple]) -> str:
     for algorithm, theirs in paper.items():
         for env_id, value in zip(TASKS, theirs, strict=True):
             ours = last_returns(runs[algorithm, "", env_id])
-            if not ours or not value or mean(ours) >= value:
+            if not ours or mean(ours) >= value:
                 continue
             below, errors = value - mean(ours), "–"
             if len(ours) > 1:
                 errors = f"{below / (stdev(ours) / math.sqrt(len(ours))):.1f}"
             row = [NAMES[algorithm], env_id, str(len(ours)), mean_score(ours)]
-            rows.append([*row, number(value), f"{100 * below / value:.1f} %", errors])
+            rows.append([*row, f"{value:,}", f"{100 * below / value:.1f} %", errors])
     headers = ["", "environment", "seeds", "mean", "the paper", "below it by"]
     return table([*headers, "standard errors"], rows)
 
@@ -118,7 +118,7 @@ def ratios(paper: dict[str, tuple]) -> str:
     for algorithm, theirs in paper.items():
         for env_id, value in zip(TASKS, theirs, strict=True):
             ours = last_returns(runs[algorithm, "", env_id])
-            if ours and value:
+            if ours:
                 cells[NAMES[algorithm]].append([x / value for x in ours])
     cells["**all**"] = [cell for row in cells.values() for cell in row]
     rows = []
